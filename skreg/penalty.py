@@ -1,0 +1,308 @@
+"""The smooth-kernel penalty as a differentiable function (paper, section 3; `docs/method.md`)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skreg import native, reference
+from skreg.options import Exponentiate, Normalize, PenaltyOptions, Reduction
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def smooth_kernel_penalty(
+    weights: Sequence[Tensor],
+    *,
+    coefficients: Sequence[float] | Tensor | None = None,
+    normalize: Normalize | None = "subtract",
+    exponentiate: Exponentiate | None = "kernel",
+    reduction: Reduction = "sum",
+    connectivity: int = 1,
+    max_exponent: float | None = None,
+    names: Sequence[str] | None = None,
+    error_if_nonfinite: bool | None = None,
+) -> Tensor:
+    """The penalty of convolution weights: sum over layers of ``coefficient * R(W)``, value and gradient in one call.
+
+    Args:
+        weights: conv weights ``(A, B, *spatial)`` with one to three spatial dimensions, of float32, float64,
+            bfloat16 or float16 (mixed as you like), of any strides, all on one kind of device.
+        coefficients: one factor a weight; 1 by default. A float64 CPU tensor is the fast form.
+        normalize, exponentiate, reduction, connectivity, max_exponent: see `skreg.options.PenaltyOptions`.
+        names: what error messages call the weights; ``weights[0]`` and so on by default.
+        error_if_nonfinite: raise when the penalty is not finite. By default on the CPU alone, because on other
+            devices the check waits for the device.
+
+    Returns:
+        A scalar, float64 if one of the weights is, otherwise float32. Differentiable twice natively.
+
+    Raises:
+        TypeError: for something that is no dense floating-point tensor.
+        ValueError: for weights with the wrong number of dimensions, given twice or on mixed devices, for
+            coefficients of the wrong number and for options that do not exist.
+        FloatingPointError: when the penalty overflows or a weight is not finite; it names the weight.
+
+    Example:
+        >>> import torch, skreg
+        >>> weight = torch.ones(8, 3, 3, 3, requires_grad=True)
+        >>> loss = skreg.smooth_kernel_penalty([weight])
+        >>> loss.backward()
+        >>> round(float(loss), 6)    # 24 kernels with D = 0 and E = 9, each exp(-9)
+        0.002962
+    """
+    options = PenaltyOptions(normalize, exponentiate, reduction, connectivity, max_exponent)
+    weights = check_weights(weights, names)
+    factors = check_coefficients(coefficients, len(weights))
+    return penalty(weights, factors, options, names, error_if_nonfinite)
+
+
+def penalty(
+    weights: Sequence[Tensor],
+    coefficients: Tensor,
+    options: PenaltyOptions,
+    names: Sequence[str] | None = None,
+    error_if_nonfinite: bool | None = None,
+) -> Tensor:
+    """`smooth_kernel_penalty` of weights and coefficients that were checked before."""
+    first = weights[0].device
+    if any(w.device != first for w in weights):
+        return _over_devices(weights, coefficients, options, names, error_if_nonfinite)
+    if _inside_functorch() or not native.supports(first.type):
+        total = reference.weighted_sum(weights, coefficients, options)
+    elif torch.is_grad_enabled() and any(w.requires_grad for w in weights):
+        total = SmoothKernelPenalty.apply(coefficients, options, *weights)
+    else:
+        total = native.operators.value(weights, coefficients, *options.native())[0]
+    if torch.compiler.is_compiling() or _inside_functorch():
+        return total
+    if error_if_nonfinite or (error_if_nonfinite is None and first.type == "cpu"):
+        _check_finite(total, weights, coefficients, options, names)
+    return total
+
+
+class SmoothKernelPenalty(torch.autograd.Function):
+    """The native penalty for autograd: ``apply(coefficients, options, *weights)`` to a scalar.
+
+    The forward call computes the gradient with the value, and the backward call hands it over as it is when the
+    upstream gradient is 1, so that `.grad` takes the memory without a copy. A second backward through the same
+    graph finds it gone and computes it again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, coefficients: Tensor, options: PenaltyOptions, *weights: Tensor) -> Tensor:
+        total, _, gradients = native.operators.value_and_gradients(weights, coefficients, *options.native())
+        ctx.options = options
+        if torch.compiler.is_compiling():
+            ctx.traced = True
+            ctx.save_for_backward(coefficients, *weights, *gradients)
+        else:
+            ctx.traced = False
+            # Not saved tensors: a second reference to a gradient would make autograd copy it into `.grad`.
+            ctx.gradients = gradients
+            ctx.save_for_backward(coefficients, *weights)
+        return total  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        coefficients, *saved = ctx.saved_tensors
+        if ctx.traced:
+            return None, None, *[g * grad_output.to(g.dtype) for g in saved[len(saved) // 2 :]]
+        if torch.is_grad_enabled():
+            return None, None, *_Gradient.apply(grad_output, coefficients, ctx.options, *saved)
+        gradients = ctx.__dict__.pop("gradients", None)
+        if gradients is None:
+            gradients = native.operators.gradients(saved, coefficients, grad_output, *ctx.options.native())
+        else:
+            native.operators.scale_(gradients, grad_output)
+        return None, None, *gradients
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient as a differentiable function: its derivative is the Hessian times a vector (double backward)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, scale: Tensor, coefficients: Tensor, options: PenaltyOptions, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.options = options
+        ctx.save_for_backward(scale, coefficients, *weights)
+        return tuple(native.operators.gradients(weights, coefficients, scale, *options.native()))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *vectors: Tensor) -> tuple[Tensor | None, ...]:
+        scale, coefficients, *weights = ctx.saved_tensors
+        slope, products = native.operators.hessian_vector(
+            weights, vectors, coefficients, scale, *ctx.options.native()
+        )
+        return slope.to(scale.dtype), None, None, *products
+
+
+def add_penalty_gradient_(
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    coefficients: Tensor,
+    options: PenaltyOptions,
+    scale: Tensor | None = None,
+) -> None:
+    """Add the penalty's gradient to `gradients` in place, in one native call and one pass over memory.
+
+    Args:
+        weights: checked weights, on one device.
+        gradients: a tensor a weight, of its shape and device; strides and dtype may differ.
+        coefficients: float64 CPU tensor, a factor a weight.
+        scale: a scalar on the weights' device that multiplies what is added, such as a GradScaler's scale.
+    """
+    if native.supports(weights[0].device.type):
+        with torch.no_grad():
+            native.operators.add_gradients_(weights, gradients, coefficients, scale, *options.native())
+        return
+    with torch.enable_grad():
+        detached = [w.detach().requires_grad_() for w in weights]
+        computed = torch.autograd.grad(reference.weighted_sum(detached, coefficients, options), detached)
+    with torch.no_grad():
+        for gradient, addition in zip(gradients, computed, strict=True):
+            gradient.add_(addition if scale is None else addition * scale)
+
+
+def penalties(weights: Sequence[Tensor], options: PenaltyOptions) -> Tensor:
+    """R(W) of each weight, ``(n,)``, without coefficients and without gradient."""
+    with torch.no_grad():
+        if not native.supports(weights[0].device.type):
+            return torch.stack(reference.penalties(weights, options))
+        ones = torch.ones(len(weights), dtype=torch.float64)
+        return native.operators.value(weights, ones, *options.native())[1]  # type: ignore[no-any-return]
+
+
+def weight_name(index: int, names: Sequence[str] | None) -> str:
+    return names[index] if names is not None else f"weights[{index}]"
+
+
+def check_weights(weights: Iterable[Tensor], names: Sequence[str] | None = None) -> list[Tensor]:
+    """`weights` as a list, or the error that names the one that cannot be penalised (see `smooth_kernel_penalty`)."""
+    if isinstance(weights, Tensor):
+        raise TypeError("weights: expected a sequence of tensors, found one tensor; pass [weight]")
+    checked = list(weights)
+    if not checked:
+        raise ValueError("weights: expected at least one tensor, found none")
+    if names is not None and len(names) != len(checked):
+        raise ValueError(f"names: expected {len(checked)}, one a weight; found {len(names)}")
+    for index, weight in enumerate(checked):
+        _check_weight(weight, weight_name(index, names))
+    kinds = {w.device.type: index for index, w in enumerate(checked)}
+    if len(kinds) > 1:
+        (kind, one), (other, two) = itertools.islice(kinds.items(), 2)
+        raise ValueError(
+            f"weights must be on one kind of device; found {weight_name(one, names)} on {kind} and "
+            f"{weight_name(two, names)} on {other}: move the model to one device first"
+        )
+    seen: dict[int, int] = {}
+    for index, weight in enumerate(checked):
+        before = seen.setdefault(id(weight), index)
+        if before != index:
+            raise ValueError(
+                f"{weight_name(before, names)} and {weight_name(index, names)} are the same tensor: "
+                "give every weight once, or its penalty counts twice"
+            )
+    return checked
+
+
+def _check_weight(weight: object, name: str) -> None:
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{name}: expected a tensor, found {type(weight).__name__}")
+    if torch.nn.parameter.is_lazy(weight):
+        raise ValueError(f"{name}: not initialised yet; run one batch through the lazy module first")
+    if weight.layout != torch.strided or weight.is_quantized:
+        found = "a quantized tensor" if weight.is_quantized else f"layout {weight.layout}"
+        raise TypeError(f"{name}: expected a dense tensor, found {found}; dequantize or densify it first")
+    if weight.dtype not in DTYPES:
+        expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        raise TypeError(f"{name}: expected dtype {expected}; found {weight.dtype}")
+    if not 3 <= weight.dim() <= 5:
+        raise ValueError(
+            f"{name}: expected a conv weight (A, B, *spatial) with 1 to 3 spatial dimensions, "
+            f"found shape {tuple(weight.shape)}"
+        )
+
+
+def check_coefficients(coefficients: Sequence[float] | Tensor | None, count: int) -> Tensor:
+    """`coefficients` as a float64 CPU tensor of `count` finite numbers."""
+    if coefficients is None:
+        return torch.ones(count, dtype=torch.float64)
+    if isinstance(coefficients, Tensor) and coefficients.requires_grad:
+        raise ValueError("coefficients: expected constants, found a tensor that requires grad; detach it")
+    tensor = torch.as_tensor(coefficients, dtype=torch.float64, device="cpu")
+    if tensor.shape != (count,):
+        raise ValueError(f"coefficients: expected {count}, one a weight; found shape {tuple(tensor.shape)}")
+    if not torch.compiler.is_compiling() and not bool(tensor.isfinite().all()):
+        raise ValueError(f"coefficients: expected finite numbers, found {tensor.tolist()}")
+    return tensor.contiguous()
+
+
+def _check_finite(
+    total: Tensor,
+    weights: Sequence[Tensor],
+    coefficients: Tensor,
+    options: PenaltyOptions,
+    names: Sequence[str] | None,
+) -> None:
+    if math.isfinite(total.item()):
+        return
+    with torch.no_grad():
+        values = penalties(weights, options).double().cpu() * coefficients
+        bad = values.isfinite().logical_not().nonzero().flatten().tolist()
+        index = bad[0] if bad else int(values.abs().argmax())
+        weight = weights[index].detach().double()
+        name = weight_name(index, names)
+        if not bool(weight.isfinite().all()):
+            count = int(weight.isfinite().logical_not().sum())
+            raise FloatingPointError(
+                f"{name}: {count} of its {weight.numel()} weights are nan or inf, so the penalty is {total.item()}; "
+                "look for the step that made them, such as a learning rate that is too high"
+            )
+        score = reference.scores(weight.flatten(0, 1), options)
+        if options.exponentiate == "layer":
+            exponent = score.mean() if options.reduction == "mean" else score.sum()
+        else:
+            exponent = score.max()
+    raise FloatingPointError(
+        f"{name}: the penalty is {total.item()} because its exponent reached {float(exponent):.1f}; "
+        'set max_exponent (such as max_exponent=10.0), or use exponentiate="kernel" or None, '
+        'or reduction="mean" where exponentiate="layer"'
+    )
+
+
+def _over_devices(
+    weights: Sequence[Tensor],
+    coefficients: Tensor,
+    options: PenaltyOptions,
+    names: Sequence[str] | None,
+    error_if_nonfinite: bool | None,
+) -> Tensor:
+    """The sum over the devices that the weights are on, one native call each, on the first weight's device."""
+    groups: dict[torch.device, list[int]] = {}
+    for index, weight in enumerate(weights):
+        groups.setdefault(weight.device, []).append(index)
+    dtype = native.result_dtype(weights)
+    totals = [
+        penalty(
+            [weights[i] for i in group],
+            coefficients[group],
+            options,
+            [weight_name(i, names) for i in group],
+            error_if_nonfinite,
+        )
+        for group in groups.values()
+    ]
+    return torch.stack([total.to(weights[0].device, dtype) for total in totals]).sum()
+
+
+def _inside_functorch() -> bool:
+    """Whether a torch.func transform is running: those cannot see through an autograd.Function like ours."""
+    return torch._C._functorch.maybe_current_level() is not None
