@@ -1,0 +1,141 @@
+"""Projected sign gradient ascent on a batch, once or with restarts on the survivors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from skreg._checks import check_classes, check_logits
+from skreg.attacks.objectives import Objective, evaluate_objective, widen
+
+Start = Literal["uniform", "gaussian"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What belongs to each image, so that a part of the batch can be attacked on its own."""
+
+    images: Tensor  # (N, C, H, W)
+    classes: Tensor  # (N,) labels, or targets
+    eps: Tensor  # (N, 1, 1, 1)
+    step_size: Tensor  # (N, 1, 1, 1)
+    lower: Tensor  # (N, C, H, W)
+    upper: Tensor  # (N, C, H, W)
+    clean_log_probabilities: Tensor | None  # (N, K)
+
+    def select(self, index: Tensor) -> Problem:
+        """Return the problem of the images numbered by `index` (M,)."""
+        clean = self.clean_log_probabilities
+        return Problem(
+            images=self.images[index],
+            classes=self.classes[index],
+            eps=self.eps[index],
+            step_size=self.step_size[index],
+            lower=self.lower[index],
+            upper=self.upper[index],
+            clean_log_probabilities=None if clean is None else clean[index],
+        )
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """What all images share: the network, what to climb and how."""
+
+    network: nn.Module
+    objective: Objective
+    targeted: bool
+    start: Start | None
+    start_deviation: float
+    steps: int
+    generator: torch.Generator | None
+
+    def run(self, problem: Problem) -> Tensor:
+        """Return the last iterate of one run (N, C, H, W)."""
+        iterate = self._first_iterate(problem).requires_grad_()
+        nan_logits = torch.zeros((), dtype=torch.bool, device=iterate.device)
+        for step in range(self.steps):
+            # A view, because autocast keeps its half precision copy of a leaf and would miss its changes.
+            logits = check_logits(self.network(iterate.view_as(iterate)), iterate)
+            if step == 0:
+                check_classes(problem.classes, logits.shape[1], name="target" if self.targeted else "labels")
+                if not logits.requires_grad:
+                    raise ValueError(
+                        "the logits carry no gradient with respect to the images; "
+                        "the model must not detach them or compute under torch.no_grad()"
+                    )
+            nan_logits |= logits.isnan().any()
+            # The sum, not the mean: an image's gradient is its own and does not shrink with the batch.
+            (gradient,) = torch.autograd.grad(self._value(logits, problem).sum(), iterate)
+            with torch.no_grad():
+                iterate.addcmul_(gradient.sign(), problem.step_size).clamp_(problem.lower, problem.upper)
+        adversarial = iterate.detach()
+        _raise_for_nan(nan_logits, adversarial)
+        return adversarial
+
+    def run_repeatedly(self, problem: Problem, restarts: int) -> Tensor:
+        """Return the best iterates of up to `restarts` runs, each on the survivors of those before it."""
+        best = self.run(problem)
+        success, value = self._judge(best, problem)
+        for _ in range(restarts - 1):
+            survivors = (~success).nonzero().squeeze(1)
+            if len(survivors) == 0:
+                break
+            part = problem.select(survivors)
+            candidates = self.run(part)
+            candidate_success, candidate_value = self._judge(candidates, part)
+            better = candidate_success | (candidate_value > value[survivors])
+            improved = survivors[better]
+            best[improved] = candidates[better]
+            success[improved] = candidate_success[better]
+            value[improved] = candidate_value[better]
+        return best
+
+    @torch.no_grad()
+    def clean_log_probabilities(self, images: Tensor) -> Tensor:
+        """Return the logarithms of the class probabilities of `images` (N, K)."""
+        return F.log_softmax(widen(check_logits(self.network(images), images)), dim=1)
+
+    def _first_iterate(self, problem: Problem) -> Tensor:
+        # Written into a clone, which keeps the memory format of the images.
+        iterate = problem.images.clone()
+        if self.start is None:
+            return iterate
+        device = iterate.device if self.generator is None else self.generator.device
+        draw = torch.randn if self.start == "gaussian" else torch.rand
+        noise = draw(iterate.shape, generator=self.generator, device=device, dtype=iterate.dtype)
+        noise = noise.to(iterate.device)
+        if self.start == "gaussian":
+            iterate.add_(noise, alpha=self.start_deviation)
+        else:
+            iterate.addcmul_(noise.mul_(2).sub_(1), problem.eps)
+        return iterate.clamp_(problem.lower, problem.upper)
+
+    def _value(self, logits: Tensor, problem: Problem) -> Tensor:
+        """Return what the run maximises, one value for each image (N,)."""
+        value = evaluate_objective(self.objective, logits, problem.classes, problem.clean_log_probabilities)
+        return -value if self.targeted else value
+
+    @torch.no_grad()
+    def _judge(self, adversarial: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Return for each image whether it is adversarial, and what the run maximises: bool (N,), (N,)."""
+        logits = check_logits(self.network(adversarial), adversarial)
+        _raise_for_nan(logits.isnan().any(), adversarial)
+        reached = logits.argmax(dim=1) == problem.classes
+        return (reached if self.targeted else ~reached), self._value(logits, problem)
+
+
+def _raise_for_nan(nan_logits: Tensor, adversarial: Tensor) -> None:
+    in_logits, in_images = torch.stack([nan_logits, adversarial.isnan().any()]).tolist()
+    if in_logits:
+        raise FloatingPointError(
+            "the model returned NaN logits during the attack; look for NaN or inf in its weights"
+        )
+    if in_images:
+        raise FloatingPointError(
+            "the gradient of the objective with respect to the images is NaN although the logits are not; "
+            "the model has infinite logits or an operation without a derivative at these images"
+        )

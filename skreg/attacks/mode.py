@@ -1,0 +1,73 @@
+"""Borrow a model for an attack and hand it back as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from skreg._checks import check_choice, check_model
+
+Mode = Literal["eval", "train", "keep"]
+
+
+@contextmanager
+def attack_mode(model: nn.Module, mode: Mode = "eval") -> Iterator[None]:
+    """Freeze the parameters of `model` and set its mode for as long as the context lasts.
+
+    `mode` is "eval", "train", or "keep" for the mode that each submodule is in. When the context ends, by
+    whatever exception, every submodule has its own `training` flag back, every parameter its `requires_grad`,
+    and `.grad` was never touched. Where a submodule is in training mode the model works on copies of its
+    buffers, so that batch norm uses the statistics of the batch, as in training, but its running statistics
+    stay what they were.
+
+    It sets no gradient mode: whoever wants gradients with respect to the input enables them. Enter it outside
+    `torch.inference_mode`, because copies made inside that cannot be saved for a backward pass.
+
+    Raises:
+        TypeError: when `model` is not a module.
+        ValueError: when `mode` is none of the three.
+    """
+    check_model(model)
+    check_choice("mode", mode, get_args(Mode))
+    flags = [(module, module.training) for module in model.modules()]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    buffers: list[tuple[nn.Module, str, Tensor]] = []
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        if mode != "keep":
+            model.train(mode == "train")
+        if any(module.training for module in model.modules()):
+            buffers = _own_buffers(model)
+            _work_on_copies(buffers)
+        yield
+    finally:
+        for module, name, buffer in buffers:
+            setattr(module, name, buffer)
+        for module, training in flags:
+            # Through train(), which some modules override to do more than set the flag.
+            if module.training != training:
+                module.train(training)
+        for module, training in flags:
+            module.training = training
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def _own_buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    return [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+    ]
+
+
+def _work_on_copies(buffers: list[tuple[nn.Module, str, Tensor]]) -> None:
+    """Put copies in their places; writing old values back would invalidate graphs that saved a buffer."""
+    copies: dict[int, Tensor] = {}
+    for module, name, buffer in buffers:
+        # Buffers shared between modules stay shared.
+        setattr(module, name, copies.setdefault(id(buffer), buffer.detach().clone()))
