@@ -29,8 +29,8 @@ _debug = False
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register `function` as a command; what it raises becomes one line on stderr and exit status 1.
 
-    A `KeyboardInterrupt` ends with status 130, usage errors (`typer.BadParameter`) with 2. `skreg --debug ...` lets
-    every exception through with its traceback.
+    A `KeyboardInterrupt` ends with status 130, usage errors (`typer.BadParameter`) with 2. `skreg --debug`
+    lets every exception through with its traceback.
     """
 
     @functools.wraps(function)

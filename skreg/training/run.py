@@ -1,0 +1,314 @@
+"""A run folder: config.json, log.jsonl, best.safetensors and last.pt, each written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import io
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import skreg.models
+from skreg._extras import require
+from skreg._version import __version__
+from skreg.data import DATASETS
+from skreg.training.config import TrainConfig
+from skreg.training.optimization import SCHEDULES_OF_FIXED_LENGTH
+
+CONFIG_FILE = "config.json"
+LOG_FILE = "log.jsonl"
+BEST_FILE = "best.safetensors"
+LAST_FILE = "last.pt"
+
+# A run may be made longer, and its data may have moved; anything else would be another run.
+_MAY_CHANGE = ("epochs", "data_root")
+
+_CHECKPOINT_KEYS = {"epoch", "best_epoch", "best_score", "model", "optimizer", "schedule", "order", "noise"}
+
+
+class RunError(RuntimeError):
+    """A run folder, or a file in it, is not what it must be; the message names it and says what to do."""
+
+
+@dataclass
+class Run:
+    """A training run on disk.
+
+    Attributes:
+        path: its folder.
+        config: what was trained, with the data set's defaults filled in.
+        info: what else is known of it: versions, device, command, date, git commit.
+        log: one record an epoch, as in log.jsonl (`skreg.training.train` documents the keys).
+    """
+
+    path: Path
+    config: TrainConfig
+    info: dict[str, Any]
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def load_model(self, which: str = "best", device: str | torch.device = "cpu") -> nn.Module:
+        """Build the net and load its weights.
+
+        Args:
+            which: "best", the epoch with the best validation score, or "last", the last finished epoch.
+            device: where to put it.
+
+        Returns:
+            the net in eval mode.
+
+        Raises:
+            ValueError: for another `which`.
+            RunError: the file is missing, damaged, or holds another net.
+        """
+        if which not in ("best", "last"):
+            raise ValueError(f'which: expected "best" or "last", found {which!r}')
+        file = self.path / (BEST_FILE if which == "best" else LAST_FILE)
+        weights = _read_best(file) if which == "best" else read_checkpoint(file)["model"]
+        model = build_model(self.config)
+        load_weights(model, weights, file)
+        return model.to(device).eval()
+
+
+def load_run(path: str | os.PathLike[str]) -> Run:
+    """Read a run folder, finished or not.
+
+    Raises:
+        RunError: there is no run there, or one of its text files is damaged.
+    """
+    folder = Path(path)
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise RunError(
+            f"{folder}: no run here ({CONFIG_FILE} is missing); expected a folder made by `skreg train`"
+        )
+    record = _read_json(file, file.read_text(encoding="utf-8"))
+    try:
+        config = TrainConfig.from_dict(record.pop("config"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{file}: not a configuration of this version of skreg: {error}") from error
+    log_file = folder / LOG_FILE
+    lines = log_file.read_text(encoding="utf-8").splitlines() if log_file.is_file() else []
+    log = [_read_json(f"{log_file}, line {number}", line) for number, line in enumerate(lines, start=1)]
+    return Run(folder, config, record, log)
+
+
+def check_free(folder: Path) -> None:
+    """Raise RunError when `folder` cannot become a new run folder: it exists and is not an empty folder."""
+    if (folder / CONFIG_FILE).exists():
+        raise RunError(
+            f"{folder} already holds a run; continue it with --resume (resume=True), or choose another folder"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; choose another name for the run folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise RunError(f"{folder} is not empty and holds no run; choose another folder")
+
+
+def create_run(config: TrainConfig, folder: Path) -> Run:
+    """Make `folder`, with its parents, and write config.json.
+
+    Raises:
+        RunError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the run folder {folder}: {error.strerror or error}") from error
+    run = Run(folder, config, describe_session(config))
+    write_config(run)
+    return run
+
+
+def reopen_run(config: TrainConfig, folder: Path) -> Run:
+    """Read the run that is to be resumed with `config`, whose `epochs` may have grown.
+
+    Raises:
+        RunError: there is no run, or it is one of another configuration; the message lists what differs.
+    """
+    run = load_run(folder)
+    old, new = run.config.as_dict(), config.as_dict()
+    differing = [name for name in new if new[name] != old[name] and name not in _MAY_CHANGE]
+    if new["epochs"] < old["epochs"] or (
+        new["epochs"] > old["epochs"] and config.schedule in SCHEDULES_OF_FIXED_LENGTH
+    ):
+        differing.append("epochs")
+    if differing:
+        changes = ", ".join(f"{name} (was {old[name]!r}, now {new[name]!r})" for name in differing)
+        raise RunError(
+            f"{folder} cannot be resumed with another configuration: {changes}. Only epochs may grow, unless "
+            f"the schedule is {' or '.join(SCHEDULES_OF_FIXED_LENGTH)}. Use the old values, or another folder"
+        )
+    return dataclasses.replace(run, config=config)
+
+
+def write_config(run: Run) -> None:
+    """Write config.json."""
+    text = json.dumps({"config": run.config.as_dict(), **run.info}, indent=2)
+    write_file(run.path / CONFIG_FILE, (text + "\n").encode())
+
+
+def write_log(run: Run) -> None:
+    """Write log.jsonl."""
+    text = "".join(json.dumps(record) + "\n" for record in run.log)
+    write_file(run.path / LOG_FILE, text.encode())
+
+
+def write_best(run: Run, model: nn.Module, epoch: int, score: float) -> None:
+    """Write best.safetensors: the weights of `model`, with the epoch and its score as metadata."""
+    save = require("safetensors.torch", "lab").save
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_file(run.path / BEST_FILE, save(weights, metadata={"epoch": str(epoch), "score": repr(score)}))
+
+
+def write_checkpoint(run: Run, state: Mapping[str, Any]) -> None:
+    """Write last.pt: everything that is needed to go on as if training had never stopped."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    write_file(run.path / LAST_FILE, buffer.getvalue())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write `content` to a temporary file beside `path`, then move it there: a reader never sees half a file.
+
+    Raises:
+        RunError: the file cannot be written; says which and why.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """Read last.pt, with its tensors on the CPU.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    if not file.is_file():
+        raise RunError(
+            f"{file} is missing, so there is nothing to go on from; delete the folder and begin again"
+        )
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load documents no list of what a damaged file raises
+        raise RunError(
+            f"{file} is damaged ({_first_line(error)}); {BEST_FILE} beside it may still be good. To train "
+            "on, put back a copy of it, or delete the folder and begin again"
+        ) from error
+    if not isinstance(state, dict) or not state.keys() >= _CHECKPOINT_KEYS:
+        raise RunError(
+            f"{file} is not a checkpoint of skreg; put back the right file, or begin in a new folder"
+        )
+    return state
+
+
+def _read_best(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise RunError(f"{file} is missing: no epoch is finished yet; train on with --resume")
+    safetensors = require("safetensors", "lab")
+    load = require("safetensors.torch", "lab").load_file
+    try:
+        weights: dict[str, Tensor] = load(file)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise RunError(
+            f"{file} is damaged ({_first_line(error)}); {LAST_FILE} beside it may still be good "
+            '(load_model(which="last")). Else put back a copy, or delete the folder and train again'
+        ) from error
+    return weights
+
+
+def build_model(config: TrainConfig) -> nn.Module:
+    """Build the net of a resolved configuration, with fresh weights from torch's global generator."""
+    if config.net is None:
+        raise ValueError("net: found None; call resolved() on the configuration first")
+    info = DATASETS[config.data]
+    return skreg.models.build(
+        config.net, classes=len(info.classes), shape=info.shape, mean=info.mean, std=info.std
+    )
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
+    """Copy `weights` into `model`.
+
+    Raises:
+        RunError: the names or shapes are not those of this net; the message lists them.
+    """
+    expected = model.state_dict()
+    problems = {
+        "missing": [name for name in expected if name not in weights],
+        "unexpected": [name for name in weights if name not in expected],
+        "another shape": [
+            f"{name} (net {tuple(tensor.shape)}, file {tuple(weights[name].shape)})"
+            for name, tensor in expected.items()
+            if name in weights and weights[name].shape != tensor.shape
+        ],
+    }
+    if any(problems.values()):
+        text = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        raise RunError(f"{file} does not hold the weights of {CONFIG_FILE}'s net: {text}")
+    model.load_state_dict(weights)
+
+
+def describe_session(config: TrainConfig) -> dict[str, Any]:
+    """What is worth knowing of a run beside its configuration."""
+    device = torch.device(config.device)
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
+    return {
+        "versions": {
+            "skreg": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": require("torchvision", "lab").__version__,
+        },
+        "commit": _git_commit(),
+        "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
+        "command": shlex.join(sys.argv),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that this package runs from, `-dirty` when changed; None when installed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _read_json(where: object, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise RunError(f"{where}: damaged, not JSON ({error}); put back a copy, or train again") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{where}: damaged, expected a JSON object; put back a copy, or train again")
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
