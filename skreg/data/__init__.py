@@ -1,0 +1,16 @@
+"""The data sets of the paper (sec. 4 and appendix), as uint8 tensors, and a batch iterator for them."""
+
+from skreg.data.batching import batches, split_validation
+from skreg.data.files import DatasetFormatError, DatasetNotFoundError
+from skreg.data.info import DATASETS, DatasetInfo
+from skreg.data.loading import load
+
+__all__ = [
+    "DATASETS",
+    "DatasetFormatError",
+    "DatasetInfo",
+    "DatasetNotFoundError",
+    "batches",
+    "load",
+    "split_validation",
+]

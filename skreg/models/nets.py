@@ -1,0 +1,94 @@
+"""The three architectures. All take the same arguments; `skreg.models.build` documents them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import nn
+
+from skreg._extras import require
+from skreg.models.normalize import Normalize
+
+
+def two_conv(
+    *, classes: int, shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+) -> nn.Module:
+    """Two 5x5 convolutions of 32 and 64 channels, each halved by max-pooling, and two fully connected layers.
+
+    The paper's net for MNIST and Fashion-MNIST (appendix), with the sizes of Madry et al. (arXiv 1706.06083).
+
+    Raises:
+        ValueError: height or width not a multiple of 4, or the arguments disagree.
+    """
+    normalize = _checked_normalize(classes, shape, mean, std)
+    channels, height, width = shape
+    if height % 4 or width % 4:
+        raise ValueError(f"shape: expected height and width divisible by 4, found {height} x {width}")
+    return nn.Sequential(
+        OrderedDict[str, nn.Module](
+            normalize=normalize,
+            conv1=nn.Conv2d(channels, 32, kernel_size=5, padding=2),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(32, 64, kernel_size=5, padding=2),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(64 * (height // 4) * (width // 4), 1024),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(1024, classes),
+        )
+    )
+
+
+def resnet18_cifar(
+    *, classes: int, shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+) -> nn.Module:
+    """torchvision's ResNet-18 (arXiv 1512.03385) with a 3x3 stem of stride 1 and no max-pooling.
+
+    Raises:
+        ValueError: the arguments disagree.
+        ModuleNotFoundError: torchvision is not installed.
+    """
+    normalize = _checked_normalize(classes, shape, mean, std)
+    resnet = require("torchvision.models", "lab").resnet18(num_classes=classes)
+    resnet.conv1 = _stem(shape[0], kernel_size=3, stride=1)
+    resnet.maxpool = nn.Identity()
+    return nn.Sequential(OrderedDict[str, nn.Module](normalize=normalize, resnet=resnet))
+
+
+def resnet50_restricted_imagenet(
+    *, classes: int, shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+) -> nn.Module:
+    """torchvision's ResNet-50 (arXiv 1512.03385) with fresh weights; the paper starts from pretrained ones.
+
+    Raises:
+        ValueError: the arguments disagree.
+        ModuleNotFoundError: torchvision is not installed.
+    """
+    normalize = _checked_normalize(classes, shape, mean, std)
+    resnet = require("torchvision.models", "lab").resnet50(num_classes=classes)
+    if shape[0] != resnet.conv1.in_channels:
+        resnet.conv1 = _stem(shape[0], kernel_size=7, stride=2)
+    return nn.Sequential(OrderedDict[str, nn.Module](normalize=normalize, resnet=resnet))
+
+
+def _stem(channels: int, kernel_size: int, stride: int) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, 64, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own stem
+    return conv
+
+
+def _checked_normalize(
+    classes: int, shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+) -> Normalize:
+    if classes < 2:
+        raise ValueError(f"classes: expected at least 2, found {classes}")
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"shape: expected positive (channels, height, width), found {tuple(shape)}")
+    if len(mean) != shape[0] or len(std) != shape[0]:
+        raise ValueError(
+            f"mean, std: expected {shape[0]} values each, one a channel, found {len(mean)} and {len(std)}"
+        )
+    return Normalize(mean, std)
