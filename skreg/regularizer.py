@@ -83,8 +83,8 @@ class SmoothKernelRegularizer:
         self._names = list(weights)
         self._weights = list(weights.values())
         factors = match_coefficients(self._names, coefficients)
-        # On the CPU whatever the default device: the operator reads it without a transfer. A tensor, because that
-        # is an input of compiled code: a new strength does not compile anew.
+        # On the CPU whatever the default device: the operator reads it without a transfer. A tensor, because
+        # that is an input of compiled code: a new strength does not compile anew.
         self._coefficients = torch.tensor(factors, dtype=torch.float64, device="cpu")
         self.strength = strength
 
