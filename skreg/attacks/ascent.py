@@ -14,6 +14,12 @@ from skreg.attacks.objectives import Objective, evaluate_objective, widen
 
 Start = Literal["uniform", "gaussian"]
 
+NAN_LOGITS = "the model returned NaN logits during the attack; look for NaN or inf in its weights"
+NAN_GRADIENT = (
+    "the gradient of the objective with respect to the images is NaN although the logits are not; "
+    "the model has infinite logits or an operation without a derivative at these images"
+)
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -56,7 +62,7 @@ class Ascent:
     def run(self, problem: Problem) -> Tensor:
         """Return the last iterate of one run (N, C, H, W)."""
         iterate = self._first_iterate(problem).requires_grad_()
-        nan_logits = torch.zeros((), dtype=torch.bool, device=iterate.device)
+        found_nan = torch.zeros(2, dtype=torch.bool, device=iterate.device)
         for step in range(self.steps):
             # A view, because autocast keeps its half precision copy of a leaf and would miss its changes.
             logits = check_logits(self.network(iterate.view_as(iterate)), iterate)
@@ -67,14 +73,18 @@ class Ascent:
                         "the logits carry no gradient with respect to the images; "
                         "the model must not detach them or compute under torch.no_grad()"
                     )
-            nan_logits |= logits.isnan().any()
             # The sum, not the mean: an image's gradient is its own and does not shrink with the batch.
             (gradient,) = torch.autograd.grad(self._value(logits, problem).sum(), iterate)
+            # Kept on the device until the run is over; the step itself would hide NaN, whose sign is 0.
+            found_nan |= torch.stack([logits.isnan().any(), gradient.isnan().any()])
             with torch.no_grad():
                 iterate.addcmul_(gradient.sign(), problem.step_size).clamp_(problem.lower, problem.upper)
-        adversarial = iterate.detach()
-        _raise_for_nan(nan_logits, adversarial)
-        return adversarial
+        nan_logits, nan_gradient = found_nan.tolist()
+        if nan_logits:
+            raise FloatingPointError(NAN_LOGITS)
+        if nan_gradient:
+            raise FloatingPointError(NAN_GRADIENT)
+        return iterate.detach()
 
     def run_repeatedly(self, problem: Problem, restarts: int) -> Tensor:
         """Return the best iterates of up to `restarts` runs, each on the survivors of those before it."""
@@ -123,19 +133,7 @@ class Ascent:
     def _judge(self, adversarial: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
         """Return for each image whether it is adversarial, and what the run maximises: bool (N,), (N,)."""
         logits = check_logits(self.network(adversarial), adversarial)
-        _raise_for_nan(logits.isnan().any(), adversarial)
+        if bool(logits.isnan().any()):
+            raise FloatingPointError(NAN_LOGITS)
         reached = logits.argmax(dim=1) == problem.classes
         return (reached if self.targeted else ~reached), self._value(logits, problem)
-
-
-def _raise_for_nan(nan_logits: Tensor, adversarial: Tensor) -> None:
-    in_logits, in_images = torch.stack([nan_logits, adversarial.isnan().any()]).tolist()
-    if in_logits:
-        raise FloatingPointError(
-            "the model returned NaN logits during the attack; look for NaN or inf in its weights"
-        )
-    if in_images:
-        raise FloatingPointError(
-            "the gradient of the objective with respect to the images is NaN although the logits are not; "
-            "the model has infinite logits or an operation without a derivative at these images"
-        )

@@ -7,8 +7,8 @@ adversarial images apart, since together they would share their batch norm stati
 float32 or better, under autocast too. The loss of an empty batch is 0. An attack's `objective` is set by the
 loss.
 
-With `DistributedDataParallel` and batch norm make the wrapper with `broadcast_buffers=False`: otherwise its
-second forward pass overwrites buffers that the first one needs for its gradient (T and L make two).
+T and L call the model twice before the gradient. A `DistributedDataParallel` model with batch norm needs
+`broadcast_buffers=False` for that in PyTorch releases without the fix of pytorch/pytorch#175024.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LossOutput(NamedTuple):
     loss: Tensor
     """Scalar with a graph, to call `backward` on."""
     logits: Tensor
-    """(N, K) without a graph: of the clean images, in `adversarial` of the adversarial ones, its only ones."""
+    """(N, K) without a graph: of the clean images; in `adversarial`, which has no others, of those."""
     adversarial: Tensor | None
     """The adversarial images (N, C, H, W), or None for `vanilla`."""
 
