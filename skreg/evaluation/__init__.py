@@ -1,0 +1,40 @@
+"""How robust a model is: attacks by name, accuracy under attack, and the checks that make it believable."""
+
+from skreg.evaluation.attacks import ATTACKS, PRESETS, AttackResult, run_attack
+from skreg.evaluation.checks import find_warnings
+from skreg.evaluation.evaluate import (
+    AttackSummary,
+    Evaluation,
+    LayerSummary,
+    evaluate_model,
+    summarise_kernels,
+)
+from skreg.evaluation.proportion import Proportion
+from skreg.evaluation.robust import fixed_radius_pgd, robust_accuracy
+from skreg.evaluation.runs import PAPER_BOUNDS, as_dict, evaluate_runs, write_json
+from skreg.evaluation.table import Table, build_tables, list_warnings, print_report, to_markdown
+
+__all__ = [
+    "ATTACKS",
+    "PAPER_BOUNDS",
+    "PRESETS",
+    "AttackResult",
+    "AttackSummary",
+    "Evaluation",
+    "LayerSummary",
+    "Proportion",
+    "Table",
+    "as_dict",
+    "build_tables",
+    "evaluate_model",
+    "evaluate_runs",
+    "find_warnings",
+    "fixed_radius_pgd",
+    "list_warnings",
+    "print_report",
+    "robust_accuracy",
+    "run_attack",
+    "summarise_kernels",
+    "to_markdown",
+    "write_json",
+]

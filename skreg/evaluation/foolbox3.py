@@ -1,0 +1,37 @@
+"""The attacks of the preset "foolbox3": what Foolbox 3 does today when its defaults are left alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from skreg._extras import require
+
+
+def candidates(model: nn.Module, images: Tensor, labels: Tensor, attack: str, *, eps: float | None) -> Tensor:
+    """Run one of Foolbox 3's attacks with its defaults, and return the points it ends at.
+
+    Foolbox's own verdict is dropped on purpose: some of its attacks call a failed search a success.
+
+    Args:
+        model: maps images to logits; in the mode wanted, its parameters frozen.
+        images: N C H W in [0, 1].
+        labels: classes, N.
+        attack: "fgsm", "pgd", "deepfool_l2" or "deepfool_linf".
+        eps: linf radius of fgsm and pgd; None for the others, which search without.
+
+    Returns:
+        Candidates, N C H W.
+    """
+    foolbox = require("foolbox", "lab")
+    attacks: dict[str, Any] = {
+        "fgsm": foolbox.attacks.LinfFastGradientAttack,
+        "pgd": foolbox.attacks.LinfProjectedGradientDescentAttack,
+        "deepfool_l2": foolbox.attacks.L2DeepFoolAttack,
+        "deepfool_linf": foolbox.attacks.LinfDeepFoolAttack,
+    }
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
+    points: Tensor
+    _, points, _ = attacks[attack]()(wrapped, images, labels, epsilons=eps)
+    return points
