@@ -6,12 +6,19 @@ import functools
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
+from skreg import training
+from skreg._installation import describe_installation
 from skreg._version import __version__
+from skreg.data import DATASETS
+from skreg.models import NETS
+from skreg.training import SCHEDULES, ConsoleProgress, TrainConfig
 
 app = typer.Typer(
     name="skreg",
@@ -20,9 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-output = Console()  # results, on stdout
-messages = Console(stderr=True)  # progress and errors, so that stdout stays clean for --json
-
 _debug = False
 
 
@@ -40,12 +44,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except KeyboardInterrupt as interrupt:
-            _print_error("stopped", str(interrupt) or "interrupted")
+            print_error("stopped", str(interrupt) or "interrupted")
             raise typer.Exit(130) from None
         except Exception as error:
             if _debug:
                 raise
-            _print_error("error", _one_line(error))
+            print_error("error", _one_line(error))
             raise typer.Exit(1) from None
 
     app.command()(reporting)
@@ -54,20 +58,40 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    if isinstance(error, (ValueError, OSError, RuntimeError, ModuleNotFoundError, ArithmeticError)) and text:
+    expected = (ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError, MemoryError)
+    if isinstance(error, expected) and text:
         return text
-    # Anything else is unexpected: its type says more than its text, and the traceback says the rest.
+    # Anything else is a fault of ours: its type says more than its text, and the traceback says the rest.
     return f"{type(error).__name__}: {text} (run `skreg --debug ...` to see where)"
 
 
-def _print_error(kind: str, text: str) -> None:
-    messages.print(f"[bold red]{kind}:[/] ", end="")
-    messages.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+def print_error(kind: str, text: str) -> None:
+    """Print one red line on stderr."""
+    console = Console(stderr=True)
+    console.print(f"{kind}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: object) -> None:
-    """Print `value` as JSON on stdout, without colours or line breaks of a terminal's width."""
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Print `value` as JSON on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def parse_assignments(option: str, pairs: list[str] | None) -> dict[str, Any]:
+    """Turn `["a=1", "b=text"]` into `{"a": 1, "b": "text"}`; values are JSON where they can be.
+
+    Raises:
+        typer.BadParameter: a pair without `=`.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, text = pair.partition("=")
+        if not (key and equals):
+            raise typer.BadParameter(f"{option}: expected key=value, found {pair!r}")
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = text
+    return values
 
 
 def _print_version(wanted: bool) -> None:
@@ -88,7 +112,248 @@ def options(
     _debug = debug
 
 
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+_DATA = "Data and net"
+_OPTIMIZATION = "Optimization"
+_PENALTY = "Penalty"
+_ATTACK = "Adversarial training (T, A, L)"
+_VALIDATION = "Validation"
+_MACHINE = "Speed and reproducibility"
+
+
 @command
-def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def train(
+    data: Annotated[str, typer.Option(help=f"Data set: {', '.join(DATASETS)}.")],
+    output: Annotated[Path, typer.Option(help="Run folder to make, or to go on with (--resume).")],
+    variant: Annotated[
+        str,
+        typer.Option(
+            help="Loss and sign of the penalty: V cross-entropy, T TRADES, A adversarial training or L logit "
+            "pairing; then R to make kernels smooth, H to make them rough, or nothing."
+        ),
+    ] = TrainConfig.variant,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = TrainConfig.epochs,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    as_json: Json = False,
+    data_root: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of the data set; without it $SKREG_DATA and the system's folders are searched.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Use so many training images only.", rich_help_panel=_DATA)
+    ] = None,
+    net: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(NETS)}; by default the one of the data set.", rich_help_panel=_DATA),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(help="Images a step.", rich_help_panel=_OPTIMIZATION)
+    ] = TrainConfig.batch_size,
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            help="adam, adamw, sgd, or the exact name of a class in torch.optim.",
+            rich_help_panel=_OPTIMIZATION,
+        ),
+    ] = TrainConfig.optimizer,
+    optimizer_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Argument of the optimizer, such as weight_decay=1e-4. May be repeated.",
+            rich_help_panel=_OPTIMIZATION,
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float, typer.Option(help="Learning rate; the peak with onecycle.", rich_help_panel=_OPTIMIZATION)
+    ] = TrainConfig.learning_rate,
+    schedule: Annotated[
+        str,
+        typer.Option(help=f"Learning rate over time: {', '.join(SCHEDULES)}.", rich_help_panel=_OPTIMIZATION),
+    ] = TrainConfig.schedule,
+    schedule_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Argument of the schedule, such as milestones=[10,15] (in epochs). May be repeated.",
+            rich_help_panel=_OPTIMIZATION,
+        ),
+    ] = None,
+    strength: Annotated[
+        float,
+        typer.Option(help="|lambda|, the weight of the penalty (R and H only).", rich_help_panel=_PENALTY),
+    ] = TrainConfig.strength,
+    normalize: Annotated[
+        str,
+        typer.Option(
+            help="Score of a kernel: subtract (D - E), divide (D / E) or none (D).", rich_help_panel=_PENALTY
+        ),
+    ] = "subtract",
+    exponentiate: Annotated[
+        str,
+        typer.Option(help="exp of the score per kernel, per layer, or none.", rich_help_panel=_PENALTY),
+    ] = "kernel",
+    reduction: Annotated[
+        str, typer.Option(help="sum or mean over a layer's kernels.", rich_help_panel=_PENALTY)
+    ] = TrainConfig.reduction,
+    connectivity: Annotated[
+        int, typer.Option(help="Neighbours: 1 along the axes, 2 diagonals too.", rich_help_panel=_PENALTY)
+    ] = TrainConfig.connectivity,
+    max_exponent: Annotated[
+        float | None,
+        typer.Option(help="exp goes on as a line above this exponent.", rich_help_panel=_PENALTY),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Penalise the weights that match, such as 'conv1.*'. May be repeated.",
+            rich_help_panel=_PENALTY,
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Leave out the weights that match. May be repeated.",
+            rich_help_panel=_PENALTY,
+        ),
+    ] = None,
+    eps: Annotated[
+        float | None,
+        typer.Option(
+            help="linf bound of the attack, in validation too, pixels in [0, 1]; by default the data set's.",
+            rich_help_panel=_ATTACK,
+        ),
+    ] = None,
+    attack_steps: Annotated[
+        int, typer.Option(help="PGD steps.", rich_help_panel=_ATTACK)
+    ] = TrainConfig.attack_steps,
+    step_size: Annotated[
+        float | None,
+        typer.Option(help="PGD step, pixels in [0, 1]; by default 2.5 eps / steps.", rich_help_panel=_ATTACK),
+    ] = None,
+    gamma: Annotated[
+        float, typer.Option(help="Weight of the KL term (T and L).", rich_help_panel=_ATTACK)
+    ] = TrainConfig.gamma,
+    validation_fraction: Annotated[
+        float,
+        typer.Option(
+            help="Share of the training images kept apart to choose the best epoch.",
+            rich_help_panel=_VALIDATION,
+        ),
+    ] = TrainConfig.validation_fraction,
+    validation_attack_steps: Annotated[
+        int, typer.Option(help="PGD steps in validation.", rich_help_panel=_VALIDATION)
+    ] = TrainConfig.validation_attack_steps,
+    validation_attack_images: Annotated[
+        int, typer.Option(help="Validation images to attack.", rich_help_panel=_VALIDATION)
+    ] = TrainConfig.validation_attack_images,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop after so many epochs without a better score; by default never.",
+            rich_help_panel=_VALIDATION,
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Seed of weights, split, order and attacks.", rich_help_panel=_MACHINE)
+    ] = TrainConfig.seed,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=_MACHINE)
+    ] = TrainConfig.device,
+    precision: Annotated[
+        str,
+        typer.Option(help="float32, or bfloat16 (autocast) for speed.", rich_help_panel=_MACHINE),
+    ] = TrainConfig.precision,
+    channels_last: Annotated[
+        bool,
+        typer.Option("--channels-last", help="Memory format that is often faster.", rich_help_panel=_MACHINE),
+    ] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="Deterministic algorithms only.", rich_help_panel=_MACHINE),
+    ] = False,
+) -> None:
+    """Train one net into a run folder, which holds its weights, its log and every choice.
+
+    Example: skreg train --data fashion-mnist --variant VR --epochs 10 --output runs/vr
+    """
+    try:
+        config = TrainConfig(
+            data=data,
+            variant=variant,
+            data_root=data_root,
+            net=net,
+            limit=limit,
+            validation_fraction=validation_fraction,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            optimizer_options=parse_assignments("--optimizer-option", optimizer_option),
+            learning_rate=learning_rate,
+            schedule=schedule,
+            schedule_options=parse_assignments("--schedule-option", schedule_option),
+            eps=eps,
+            attack_steps=attack_steps,
+            step_size=step_size,
+            gamma=gamma,
+            strength=strength,
+            normalize=None if normalize == "none" else normalize,
+            exponentiate=None if exponentiate == "none" else exponentiate,
+            reduction=reduction,
+            connectivity=connectivity,
+            max_exponent=max_exponent,
+            include=tuple(include) if include else None,
+            exclude=tuple(exclude) if exclude else None,
+            seed=seed,
+            device=device,
+            precision=precision,
+            channels_last=channels_last,
+            patience=patience,
+            validation_attack_steps=validation_attack_steps,
+            validation_attack_images=validation_attack_images,
+            deterministic=deterministic,
+        )
+    except (TypeError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    run = training.train(config, output, resume=resume, progress=ConsoleProgress(Console(stderr=True)))
+    best = max(run.log, key=lambda record: record["score"])
+    if as_json:
+        print_json({"run": str(run.path), "epochs": len(run.log), "best": best, "last": run.log[-1]})
+        return
+    table = Table(
+        "layer", "roughness D/E", "norm", title=f"{run.path}: best epoch {best['epoch']} of {len(run.log)}"
+    )
+    for layer in best["layers"]:
+        table.add_row(layer["name"], f"{layer['roughness']:.3f}", f"{layer['norm']:.2f}")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"validation accuracy {best['validation_accuracy']:.3f}, under PGD "
+        f"{best['validation_pgd_accuracy']:.3f}; next: skreg evaluate {run.path}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@command
+def info(
+    data_root: Annotated[str | None, typer.Option(help="Folder to look for data sets in.")] = None,
+    as_json: Json = False,
+) -> None:
     """Show versions, the device, the build of the native op and the data sets found."""
-    print_json({"skreg": __version__})
+    report = describe_installation(data_root)
+    if as_json:
+        print_json(report)
+        return
+    table = Table(show_header=False, box=None)
+    for topic, facts in report.items():
+        table.add_row(f"[bold]{topic}[/]", "")
+        for name, value in facts.items():
+            table.add_row(f"  {name}", str(value))
+    Console().print(table)

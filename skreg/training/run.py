@@ -7,9 +7,7 @@ import datetime
 import io
 import json
 import os
-import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 
 import skreg.models
 from skreg._extras import require
-from skreg._version import __version__
+from skreg._installation import device_facts, git_commit, versions
 from skreg.data import DATASETS
 from skreg.training.config import TrainConfig
 from skreg.training.optimization import SCHEDULES_OF_FIXED_LENGTH
@@ -75,7 +73,8 @@ class Run:
             raise ValueError(f'which: expected "best" or "last", found {which!r}')
         file = self.path / (BEST_FILE if which == "best" else LAST_FILE)
         weights = _read_best(file) if which == "best" else read_checkpoint(file)["model"]
-        model = build_model(self.config)
+        with torch.random.fork_rng([]):  # its fresh weights are of no use, so they cost the caller no numbers
+            model = build_model(self.config)
         load_weights(model, weights, file)
         return model.to(device).eval()
 
@@ -152,6 +151,20 @@ def reopen_run(config: TrainConfig, folder: Path) -> Run:
     return dataclasses.replace(run, config=config)
 
 
+def cut_log(run: Run, epoch: int) -> None:
+    """Drop the records after `epoch`, written by a session that died before it wrote last.pt.
+
+    Raises:
+        RunError: records up to `epoch` are missing.
+    """
+    run.log = [record for record in run.log if record.get("epoch", 0) <= epoch]
+    if [record["epoch"] for record in run.log] != list(range(1, epoch + 1)):
+        raise RunError(
+            f"{run.path / LOG_FILE} lacks some of the {epoch} epochs of {LAST_FILE}; put back a copy, "
+            "or begin again"
+        )
+
+
 def write_config(run: Run) -> None:
     """Write config.json."""
     text = json.dumps({"config": run.config.as_dict(), **run.info}, indent=2)
@@ -168,7 +181,9 @@ def write_best(run: Run, model: nn.Module, epoch: int, score: float) -> None:
     """Write best.safetensors: the weights of `model`, with the epoch and its score as metadata."""
     save = require("safetensors.torch", "lab").save
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_file(run.path / BEST_FILE, save(weights, metadata={"epoch": str(epoch), "score": repr(score)}))
+    # One key, because safetensors writes several in an order that changes from call to call.
+    metadata = {"skreg": json.dumps({"epoch": epoch, "score": score})}
+    write_file(run.path / BEST_FILE, save(weights, metadata=metadata))
 
 
 def write_checkpoint(run: Run, state: Mapping[str, Any]) -> None:
@@ -268,36 +283,13 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], file: Path) ->
 
 def describe_session(config: TrainConfig) -> dict[str, Any]:
     """What is worth knowing of a run beside its configuration."""
-    device = torch.device(config.device)
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
     return {
-        "versions": {
-            "skreg": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": require("torchvision", "lab").__version__,
-        },
-        "commit": _git_commit(),
-        "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
+        "versions": versions(),
+        "commit": git_commit(),
+        "device": device_facts(torch.device(config.device)),
         "command": shlex.join(sys.argv),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def _git_commit() -> str | None:
-    """Commit of the checkout that this package runs from, `-dirty` when changed; None when installed."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _read_json(where: object, text: str) -> dict[str, Any]:

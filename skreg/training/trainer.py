@@ -30,6 +30,7 @@ from skreg.training.run import (
     build_model,
     check_free,
     create_run,
+    cut_log,
     load_weights,
     read_checkpoint,
     reopen_run,
@@ -85,6 +86,7 @@ def train(
     if resume:
         run = reopen_run(config, folder)
         checkpoint = read_checkpoint(folder / LAST_FILE)
+        cut_log(run, checkpoint["epoch"])
         if _is_finished(config, checkpoint["epoch"], checkpoint["best_epoch"]):
             return run
     else:
@@ -98,7 +100,6 @@ def train(
         state = _State.start(config, steps_per_epoch=math.ceil(len(train_set[1]) / config.batch_size))
         if resume:
             state.load(checkpoint, folder / LAST_FILE)
-            run.log = [record for record in run.log if record["epoch"] <= state.epoch]
             write_config(run)
         else:
             run = create_run(config, folder)
@@ -126,7 +127,7 @@ class _State:
     @classmethod
     def start(cls, config: TrainConfig, steps_per_epoch: int) -> _State:
         memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-        model = build_model(config).to(config.device, memory_format=memory_format)
+        model = build_model(config).to(config.device).to(memory_format=memory_format)
         optimizer = build_optimizer(
             config.optimizer, config.optimizer_options, config.learning_rate, model.parameters()
         )
@@ -249,7 +250,7 @@ def _train_epoch(
             meter.check_finite(epoch)
 
         state.optimizer.zero_grad()
-        (output.loss + penalty).backward()
+        torch.autograd.backward(output.loss + penalty)
         state.optimizer.step()
         state.schedule.step()
         progress.step(epoch, step, meter)
