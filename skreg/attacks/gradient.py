@@ -100,7 +100,7 @@ def pgd(
 
     # The caller may be in inference mode, whose tensors cannot take part in a gradient: clones made here can.
     with torch.inference_mode(False), torch.enable_grad(), attack_mode(model, mode):
-        images = images.detach().clone()
+        images = images.detach()
         radius = per_image("eps", eps, images)
         if step_size is None:
             step = 2.5 * radius / steps

@@ -169,6 +169,18 @@ def test_generator_makes_it_reproducible(net: nn.Module, batch: Batch) -> None:
     assert torch.equal(torch.random.get_rng_state(), state), "the default generator must not be drawn from"
 
 
+@pytest.mark.parametrize("start", ["uniform", "gaussian"])
+def test_the_model_sees_no_image_out_of_bounds(linear: Any, batch: Batch, start: Any) -> None:
+    model = linear(2)
+    images, labels = batch()
+    seen: list[Tensor] = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
+    pgd(model, images.round(), labels, eps=0.0005, steps=2, random_start=start)
+    for step in seen:
+        assert 0 <= step.min() <= step.max() <= 1
+        assert (step - images.round()).abs().max() <= 0.0005 + 1e-7
+
+
 def test_uniform_start_fills_the_interval() -> None:
     class Flat(nn.Module):
         """Its gradient is zero, so that an attack stays where it starts."""

@@ -53,7 +53,10 @@ def test_an_interrupted_attack_leaves_nothing_behind(
 
 @pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_works_in_any_gradient_mode(net: nn.Module, batch: Batch, caller: Any, mode: Any) -> None:
+@pytest.mark.parametrize("objective", ["cross_entropy", "kl"])
+def test_works_in_any_gradient_mode(
+    net: nn.Module, batch: Batch, caller: Any, mode: Any, objective: Any
+) -> None:
     net.dropout.p = 0.0
     images, labels = batch(classes=3)
 
@@ -65,6 +68,7 @@ def test_works_in_any_gradient_mode(net: nn.Module, batch: Batch, caller: Any, m
             eps=torch.full((len(images),), 0.1),
             steps=3,
             mode=mode,
+            objective=objective,
             restarts=2,
             generator=torch.Generator().manual_seed(0),
         )

@@ -110,11 +110,13 @@ def test_modules_that_override_train() -> None:
         def train(self, mode: bool = True) -> Frozen:
             return super().train(False)
 
-    model = nn.Sequential(Merged(), Frozen(2), nn.Dropout()).train()
+    model = nn.Sequential(Merged(), Frozen(2), Frozen(2), nn.Dropout()).train()
+    model[1].training = True
     with attack_mode(model, "eval"):
         assert model[0].merged
+        assert not model[1].training
     assert not model[0].merged
-    assert [module.training for module in model] == [True, False, True]
+    assert [module.training for module in model] == [True, True, False, True]
 
 
 def test_shared_modules_and_buffers() -> None:
