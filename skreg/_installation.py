@@ -11,13 +11,14 @@ import torch
 
 from skreg._version import __version__
 
-_PACKAGES = ("torch", "torchvision", "numpy", "foolbox", "safetensors")
+_PACKAGES = ("torchvision", "numpy", "foolbox", "safetensors")
 
 
 def versions() -> dict[str, str]:
     """Version of Python, of skreg and of the packages whose version can change a result."""
-    packages = {name: _version(name) for name in _PACKAGES}
-    return {"skreg": __version__, "python": platform.python_version(), **packages}
+    # Of torch the one that is loaded, which also says what it was built for (+cu130, +cpu).
+    own = {"skreg": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
+    return {**own, **{name: _version(name) for name in _PACKAGES}}
 
 
 def _version(package: str) -> str:
