@@ -336,19 +336,16 @@ def train(
     if as_json:
         print_json({"run": str(run.path), "epochs": len(run.log), "best": best, "last": run.log[-1]})
         return
-    table = Table(
-        "layer", "roughness D/E", "norm", title=f"{run.path}: best epoch {best['epoch']} of {len(run.log)}"
-    )
+    table = Table("layer", "roughness D/E", "norm")
     for layer in best["layers"]:
         table.add_row(layer["name"], f"{layer['roughness']:.3f}", f"{layer['norm']:.2f}")
-    console = Console()
-    console.print(table)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(
-        f"validation accuracy {best['validation_accuracy']:.3f}, under PGD "
-        f"{best['validation_pgd_accuracy']:.3f}; next: skreg evaluate {run.path}",
-        soft_wrap=True,
-        highlight=False,
+        f"{run.path}: best epoch {best['epoch']} of {len(run.log)}, validation accuracy "
+        f"{best['validation_accuracy']:.3f}, under PGD {best['validation_pgd_accuracy']:.3f}"
     )
+    console.print(table)
+    console.print(f"next: skreg evaluate {run.path}")
 
 
 @command
