@@ -358,8 +358,8 @@ def evaluate(
     preset: Annotated[
         str,
         typer.Option(
-            help=f"{' or '.join(PRESETS)}: search for the smallest adversarial as the paper did, or Foolbox 3's "
-            "defaults."
+            help=f"{' or '.join(PRESETS)}: search for the smallest adversarial as the paper did, or today's "
+            "defaults of Foolbox 3."
         ),
     ] = PRESETS[0],
     output: Annotated[

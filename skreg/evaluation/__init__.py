@@ -10,8 +10,9 @@ from skreg.evaluation.evaluate import (
     summarise_kernels,
 )
 from skreg.evaluation.proportion import Proportion
+from skreg.evaluation.results import as_dict, check_results_path, write_results
 from skreg.evaluation.robust import fixed_radius_pgd, robust_accuracy
-from skreg.evaluation.runs import PAPER_BOUNDS, as_dict, evaluate_runs, write_json
+from skreg.evaluation.runs import PAPER_BOUNDS, evaluate_runs
 from skreg.evaluation.table import Table, build_tables, list_warnings, print_report, to_markdown
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Table",
     "as_dict",
     "build_tables",
+    "check_results_path",
     "evaluate_model",
     "evaluate_runs",
     "find_warnings",
@@ -36,5 +38,5 @@ __all__ = [
     "run_attack",
     "summarise_kernels",
     "to_markdown",
-    "write_json",
+    "write_results",
 ]

@@ -28,4 +28,5 @@ class Proportion:
         n, z = self.total, _Z95
         centre = (self.count + z * z / 2) / (n + z * z)
         half = z / (n + z * z) * math.sqrt(self.count * (n - self.count) / n + z * z / 4)
-        return max(0.0, centre - half), min(1.0, centre + half)
+        # Exact where the formula is, whatever the rounding.
+        return 0.0 if self.count == 0 else centre - half, 1.0 if self.count == n else centre + half

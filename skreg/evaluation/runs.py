@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from skreg._version import __version__
+from skreg._checks import check_choice, check_count
 from skreg.data import DATASETS, load
-from skreg.evaluation.attacks import ATTACKS
-from skreg.evaluation.checks import find_warnings
+from skreg.evaluation.attacks import ATTACKS, PRESETS, check_attack
 from skreg.evaluation.evaluate import Evaluation, evaluate_model
-from skreg.evaluation.proportion import Proportion
+from skreg.evaluation.results import as_dict, write_json
 from skreg.training import load_run
-from skreg.training.run import write_file
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -60,9 +54,12 @@ def evaluate_runs(
     """
     if not paths:
         raise ValueError("paths: expected at least one run folder, found none")
-    runs = [
-        load_run(path) for path in paths
-    ]  # all of them, so that a wrong path is found before hours of work
+    # All options and folders first, so that a slip is found before hours of work.
+    for attack in attacks:
+        check_attack(attack)
+    check_choice("preset", preset, PRESETS)
+    check_count("batch_size", batch_size)
+    runs = [load_run(path) for path in paths]
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     evaluations = []
@@ -93,43 +90,7 @@ def evaluate_runs(
     return evaluations
 
 
-def as_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """`evaluation` as plain values for JSON, which has no infinity or NaN: both become None.
-
-    Shares of images are written as count, total, value and 95% interval; the warnings come along.
-    """
-    record = {each.name: _plain(getattr(evaluation, each.name)) for each in dataclasses.fields(evaluation)}
-    return {"skreg": __version__, **record, "warnings": find_warnings(evaluation)}
-
-
-def write_json(path: str | os.PathLike[str], value: object) -> None:
-    """Write `value` as JSON, whole or not at all.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
-    write_file(Path(path), (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
 def _names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     """The folders' own names, or the whole paths where those do not tell them apart."""
     names = [Path(path).resolve().name for path in paths]
     return names if len(set(names)) == len(names) else [os.fspath(path) for path in paths]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Proportion):
-        record = {
-            "count": value.count,
-            "total": value.total,
-            "value": value.value,
-            "interval": value.interval,
-        }
-        return {key: _plain(item) for key, item in record.items()}
-    if dataclasses.is_dataclass(value):
-        return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
