@@ -1,0 +1,67 @@
+#include "level.h"
+
+#include <atomic>
+#include <stdexcept>
+
+namespace skreg {
+
+Sums run_chunk_baseline(const Layer &, const Pass &, int64_t, int64_t, void *);
+Sums run_chunk_avx2(const Layer &, const Pass &, int64_t, int64_t, void *);
+Sums run_chunk_avx512(const Layer &, const Pass &, int64_t, int64_t, void *);
+
+namespace {
+
+struct Level {
+  const char *name;
+  ChunkFunction function;
+};
+
+const std::vector<Level> &levels() {
+  static const std::vector<Level> found = [] {
+    std::vector<Level> result{{"baseline", run_chunk_baseline}};
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+      result.push_back({"avx2", run_chunk_avx2});
+      if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        result.push_back({"avx512", run_chunk_avx512});
+    }
+#endif
+    return result;
+  }();
+  return found;
+}
+
+std::atomic<const Level *> &current() {
+  static std::atomic<const Level *> level{&levels().back()};
+  return level;
+}
+
+} // namespace
+
+int64_t scratch_bytes(int64_t size) {
+  constexpr int64_t widest = 64 / sizeof(float), tile = 64;
+  const int64_t lanes = 3 * size * widest, tiles = size <= 256 ? 3 * (tile * size + 64) : 0;
+  return (lanes + tiles + 64) * int64_t(sizeof(double));
+}
+
+ChunkFunction chunk_function() { return current().load(std::memory_order_relaxed)->function; }
+std::string simd_level() { return current().load()->name; }
+
+std::vector<std::string> simd_levels() {
+  std::vector<std::string> names;
+  for (const Level &level : levels())
+    names.push_back(level.name);
+  return names;
+}
+
+void use_simd_level(const std::string &name) {
+  for (const Level &level : levels())
+    if (level.name == name) {
+      current().store(&level);
+      return;
+    }
+  throw std::invalid_argument("SIMD level \"" + name + "\": not one that this processor runs");
+}
+
+} // namespace skreg

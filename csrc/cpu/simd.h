@@ -1,0 +1,111 @@
+// SIMD vectors by the compilers' vector extension, at the width of the level that is being compiled.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "../inline.h"
+
+namespace SKREG_ARITHMETIC {
+
+template <class S> struct VectorOf {
+  static constexpr int width = SKREG_VECTOR_BYTES / sizeof(S); // 4 at least: work goes by groups of 4
+  typedef S type __attribute__((vector_size(SKREG_VECTOR_BYTES)));
+  typedef S quad __attribute__((vector_size(4 * sizeof(S))));
+  typedef S quad_anywhere __attribute__((vector_size(4 * sizeof(S)), aligned(alignof(S)), may_alias));
+  typedef S anywhere __attribute__((vector_size(SKREG_VECTOR_BYTES), aligned(alignof(S)), may_alias));
+};
+using FloatVector = VectorOf<float>::type;
+using DoubleVector = VectorOf<double>::type;
+
+template <class M> SKREG_INLINE FloatVector select(M m, FloatVector x, FloatVector y) { return m ? x : y; }
+template <class M> SKREG_INLINE DoubleVector select(M m, DoubleVector x, DoubleVector y) { return m ? x : y; }
+
+// exp to about one unit in the last place: 2^n * exp(r), |r| <= log(2) / 2, with the right limits and nan.
+SKREG_INLINE FloatVector exponential_function(FloatVector x) {
+  typedef int32_t Ints __attribute__((vector_size(SKREG_VECTOR_BYTES)));
+  const FloatVector zero{};
+  const FloatVector high = zero + 89.0f, low = zero - 104.0f;
+  FloatVector s = select(x > high, high, x);
+  s = select(s < low, low, s);
+  const FloatVector magic = zero + 12582912.0f; // 1.5 * 2^23: adding it rounds to an integer
+  const FloatVector shifted = s * 1.44269504088896341f + magic;
+  const FloatVector n = shifted - magic;
+  const FloatVector r = (s - n * 0.693359375f) + n * 2.12194440e-4f;
+  FloatVector p = zero + 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  // 2^n in two factors, because n reaches past what one exponent holds. A nan has no exponent to convert.
+  const Ints exponent = __builtin_convertvector(select(n == n, n, zero), Ints);
+  const Ints half = exponent >> 1;
+  const Ints bits_a = (half + 127) << 23, bits_b = (exponent - half + 127) << 23;
+  FloatVector a, b;
+  std::memcpy(&a, &bits_a, sizeof a);
+  std::memcpy(&b, &bits_b, sizeof b);
+  return p * a * b;
+}
+
+SKREG_INLINE DoubleVector exponential_function(DoubleVector x) {
+  for (int i = 0; i < VectorOf<double>::width; i++)
+    x[i] = std::exp(x[i]);
+  return x;
+}
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SKREG_SHUFFLE(V, x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#error "skreg's native operator needs GCC 12 or later, or clang"
+#endif
+
+// Four vectors whose 4-element groups are the rows of 4x4 blocks, transposed group by group.
+template <class V, int... I> SKREG_INLINE V low_pairs(V x, V y, std::integer_sequence<int, I...>) {
+  constexpr int width = sizeof...(I);
+  return SKREG_SHUFFLE(V, x, y, (I / 4 * 4 + I % 4 / 2 + (I % 2) * width)...);
+}
+template <class V, int... I> SKREG_INLINE V high_pairs(V x, V y, std::integer_sequence<int, I...>) {
+  constexpr int width = sizeof...(I);
+  return SKREG_SHUFFLE(V, x, y, (I / 4 * 4 + 2 + I % 4 / 2 + (I % 2) * width)...);
+}
+template <class V, int... I> SKREG_INLINE V low_halves(V x, V y, std::integer_sequence<int, I...>) {
+  constexpr int width = sizeof...(I);
+  return SKREG_SHUFFLE(V, x, y, (I / 4 * 4 + I % 2 + (I % 4 / 2) * width)...);
+}
+template <class V, int... I> SKREG_INLINE V high_halves(V x, V y, std::integer_sequence<int, I...>) {
+  constexpr int width = sizeof...(I);
+  return SKREG_SHUFFLE(V, x, y, (I / 4 * 4 + 2 + I % 2 + (I % 4 / 2) * width)...);
+}
+template <class V> SKREG_INLINE void transpose_groups(V &r0, V &r1, V &r2, V &r3) {
+  using Lanes = std::make_integer_sequence<int, sizeof(V) / sizeof(r0[0])>;
+  const V a = low_pairs(r0, r1, Lanes{}), b = high_pairs(r0, r1, Lanes{});
+  const V c = low_pairs(r2, r3, Lanes{}), d = high_pairs(r2, r3, Lanes{});
+  r0 = low_halves(a, c, Lanes{});
+  r1 = high_halves(a, c, Lanes{});
+  r2 = low_halves(b, d, Lanes{});
+  r3 = high_halves(b, d, Lanes{});
+}
+
+// Lane group g of the result: the four elements at `p + 4 * g * stride`.
+template <class S> SKREG_INLINE typename VectorOf<S>::type load_groups(const S *p, int64_t stride) {
+  using Types = VectorOf<S>;
+  typename Types::quad parts[Types::width / 4];
+  for (int g = 0; g < Types::width / 4; g++)
+    parts[g] = *reinterpret_cast<const typename Types::quad_anywhere *>(p + 4 * g * stride);
+  typename Types::type result;
+  std::memcpy(&result, parts, sizeof result);
+  return result;
+}
+template <class S> SKREG_INLINE void store_groups(typename VectorOf<S>::type v, S *p, int64_t stride) {
+  using Types = VectorOf<S>;
+  typename Types::quad parts[Types::width / 4];
+  std::memcpy(parts, &v, sizeof v);
+  for (int g = 0; g < Types::width / 4; g++)
+    *reinterpret_cast<typename Types::quad_anywhere *>(p + 4 * g * stride) = parts[g];
+}
+
+} // namespace SKREG_ARITHMETIC
