@@ -79,7 +79,7 @@ def extensions(torch: Any) -> list[Extension]:
 
     warnings = ["-Wall", "-Wextra"] + (["-Werror"] if os.environ.get("SKREG_WERROR") == "1" else [])
     version = f'-DSKREG_TORCH_VERSION="{torch.__version__}"'
-    flags = ["-O3", TARGET_VERSION, version, *warnings]
+    flags = ["-O3", "-g0", TARGET_VERSION, version, *warnings]
     built = [
         cpp_extension.CppExtension("skreg._C", CPU_SOURCES, extra_compile_args={"cxx": flags}, depends=HEADERS)
     ]

@@ -10,5 +10,15 @@ needs the extra ``skreg[lab]``; this module needs torch and numpy alone.
 from skreg import reference
 from skreg._version import __version__
 from skreg.penalty import SmoothKernelPenalty, smooth_kernel_penalty
+from skreg.regularizer import SmoothKernelRegularizer
+from skreg.statistics import KernelStatistics, format_statistics
 
-__all__ = ["SmoothKernelPenalty", "__version__", "reference", "smooth_kernel_penalty"]
+__all__ = [
+    "KernelStatistics",
+    "SmoothKernelPenalty",
+    "SmoothKernelRegularizer",
+    "__version__",
+    "format_statistics",
+    "reference",
+    "smooth_kernel_penalty",
+]

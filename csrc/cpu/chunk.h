@@ -191,7 +191,7 @@ template <class S, class Shape> struct Chunk {
     });
   }
 
-  // Sizes known to the compiler live in registers, others in the scratch memory.
+  // Arrays of a size known to the compiler live in registers, others in the scratch memory.
   template <class F> SKREG_INLINE void with_arrays(Vector *dynamic, F &&f) const {
     if constexpr (is_static) {
       Vector k[Shape::size], v[Shape::size], out[Shape::size];

@@ -97,23 +97,36 @@ void narrow(const S *from, const Operand &to, int64_t at, int64_t n, bool add, b
   });
 }
 
+// Out of line on purpose: inlined for every position and dtype they would be most of the binary.
+template <class S> __attribute__((noinline)) void gather(const Operand &o, int64_t at, int active, S *lanes) {
+  constexpr int width = VectorOf<S>::width;
+  with_type(o, at, [&](auto *p) {
+    if (o.inner_stride == 1 && active == width)
+      for (int i = 0; i < width; i++)
+        lanes[i] = S(p[i]);
+    else
+      for (int i = 0; i < width; i++)
+        lanes[i] = i < active ? S(p[i * o.inner_stride]) : S(0);
+  });
+}
+template <class S>
+__attribute__((noinline)) void scatter(const S *lanes, const Operand &o, int64_t at, int active, bool add) {
+  with_type(o, at, [&](auto *p) {
+    using M = std::remove_reference_t<decltype(*p)>;
+    const int64_t stride = o.inner_stride;
+    for (int i = 0; i < active; i++)
+      p[i * stride] = to_memory<M>(add ? S(p[i * stride]) + lanes[i] : lanes[i]);
+  });
+}
+
 // One element of each of `active` neighbouring kernels; the other lanes are 0.
 template <class Vector> SKREG_INLINE Vector load_lanes(const Operand &o, int64_t at, int active) {
   using S = std::remove_cv_t<std::remove_reference_t<decltype(Vector{}[0])>>;
   constexpr int width = VectorOf<S>::width;
   if (o.inner_stride == 1 && active == width && o.dtype == dtype_of<S>())
     return *reinterpret_cast<const typename VectorOf<S>::anywhere *>(reinterpret_cast<const S *>(o.data) + at);
-  S lanes[width] = {};
-  with_type(o, at, [&](auto *p) {
-    if (o.inner_stride == 1 && active == width)
-      for (int i = 0; i < width; i++)
-        lanes[i] = S(p[i]);
-    else
-      for (int i = 0; i < active; i++)
-        lanes[i] = S(p[i * o.inner_stride]);
-  });
   Vector result;
-  std::memcpy(&result, lanes, sizeof result);
+  gather<S>(o, at, active, reinterpret_cast<S *>(&result));
   return result;
 }
 
@@ -123,16 +136,9 @@ template <class Vector> SKREG_INLINE void store_lanes(Vector v, const Operand &o
   if (o.inner_stride == 1 && active == width && o.dtype == dtype_of<S>()) {
     auto *p = reinterpret_cast<typename VectorOf<S>::anywhere *>(reinterpret_cast<S *>(o.data) + at);
     *p = add ? *p + v : v;
-    return;
+  } else {
+    scatter<S>(reinterpret_cast<const S *>(&v), o, at, active, add);
   }
-  S lanes[width];
-  std::memcpy(lanes, &v, sizeof v);
-  with_type(o, at, [&](auto *p) {
-    using M = std::remove_reference_t<decltype(*p)>;
-    const int64_t stride = o.inner_stride;
-    for (int i = 0; i < active; i++)
-      p[i * stride] = to_memory<M>(add ? S(p[i * stride]) + lanes[i] : lanes[i]);
-  });
 }
 
 } // namespace SKREG_ARITHMETIC

@@ -7,15 +7,11 @@ namespace SKREG_ARITHMETIC {
 
 template <class S, class Shape>
 Sums run_shape(const Layer &layer, const Pass &pass, const Shape &shape, int64_t begin, int64_t end, void *scratch) {
+  if (pass.work == Work::hessian) // rare: not worth a copy for every size
+    return Chunk<S, DynamicShape>{layer, pass, layer.shape}.template run<Work::hessian>(begin, end, scratch);
   Chunk<S, Shape> chunk{layer, pass, shape};
-  switch (pass.work) {
-  case Work::sums:
-    return chunk.template run<Work::sums>(begin, end, scratch);
-  case Work::gradients:
-    return chunk.template run<Work::gradients>(begin, end, scratch);
-  default:
-    return chunk.template run<Work::hessian>(begin, end, scratch);
-  }
+  return pass.work == Work::sums ? chunk.template run<Work::sums>(begin, end, scratch)
+                                 : chunk.template run<Work::gradients>(begin, end, scratch);
 }
 
 template <class S> Sums run(const Layer &layer, const Pass &pass, int64_t begin, int64_t end, void *scratch) {
