@@ -54,7 +54,8 @@ def print_report(evaluations: Sequence[Evaluation], console: Console) -> None:
             title=table.title, title_justify="left", caption=table.note, caption_justify="left"
         )
         for index, column in enumerate(table.columns):
-            shown.add_column(text(column), justify="left" if index == 0 else "right")
+            # Rich breaks lines at spaces only, and would cut a long name.
+            shown.add_column(text(column.replace("_", " ")), justify="left" if index == 0 else "right")
         for row in table.rows:
             shown.add_row(*(text(cell) for cell in row))
         console.print(shown)
@@ -138,7 +139,7 @@ def _searches(evaluations: Sequence[Evaluation]) -> Table:
         for s in each.attacks
     )
     columns = ("model", "attack", "searches", "failed", "median l2", "median linf")
-    note = "Medians of the distance of the adversarials found; a failed search counts as infinitely far."
+    note = "Medians of the distance to the adversarial; a failed search counts as infinitely far."
     return Table("Searches for adversarial images", columns, rows, note)
 
 
@@ -149,8 +150,9 @@ def _gradients(evaluations: Sequence[Evaluation]) -> Table:
     )
     columns = ("model", "zero gradients", "logit margin", "PGD eps 1")
     note = (
-        "Images whose gradient is exactly zero; mean distance of the two highest logits, which is what makes "
-        "gradients vanish; accuracy under PGD with everything within reach, which should be 0."
+        "Percent of images whose gradient is exactly zero; mean distance of the two highest logits, which "
+        "makes gradients vanish where it is large; accuracy under PGD with everything within reach, which "
+        "should be 0."
     )
     return Table("Can the attacks be believed?", columns, rows, note)
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
+    """These nets are too small for more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

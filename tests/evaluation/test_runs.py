@@ -17,7 +17,7 @@ def run(tmp_path_factory):
     config = TrainConfig(
         data="four-shapes",
         variant="VR",
-        limit=200,
+        limit=100,
         epochs=2,
         eps=0.02,
         validation_attack_steps=1,
@@ -28,11 +28,11 @@ def run(tmp_path_factory):
 
 def test_result_lies_beside_the_weights(run):
     steps: list[str] = []
-    (found,) = evaluate_runs([run.path], attacks=["fgsm"], limit=16, progress=steps.append)
+    (found,) = evaluate_runs([run.path], attacks=["fgsm"], limit=8, progress=steps.append)
     assert json.loads((run.path / "evaluation.json").read_text()) == json.loads(json.dumps(as_dict(found)))
     assert steps == ["VR: clean", "VR: fgsm", "VR: eps 0.02"]
     assert (found.name, found.data, found.eps, found.bound) == ("VR", "four-shapes", 0.02, None)
-    images, labels = load("four-shapes", "test", limit=16)
+    images, labels = load("four-shapes", "test", limit=8)
     assert found.clean == robust_accuracy(run.load_model(), images.float() / 255, labels, [])
     assert not [path for path in run.path.iterdir() if path.name.endswith(".tmp")]
 
