@@ -44,9 +44,9 @@ class AttackResult:
         adversarial: N C H W. Where the attack failed, the image itself.
         success: N, bool: the model misclassifies `adversarial`, as its logits on the images returned say. An
             image that was misclassified from the start is a success at distance 0.
-        l0: N, the number of changed values (each channel of a pixel counts); inf where the attack failed.
-        l2: N, the Euclidean norm of the perturbation; inf where the attack failed.
-        linf: N, the largest change of a value; inf where the attack failed.
+        l0: N, float64, the number of changed values, channels counted apart; inf where the attack failed.
+        l2: N, float64, the Euclidean norm of the perturbation; inf where the attack failed.
+        linf: N, float64, the largest change of a value; inf where the attack failed.
     """
 
     adversarial: Tensor

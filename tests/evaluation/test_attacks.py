@@ -163,7 +163,7 @@ PLAIN = {
     ],
 )
 def test_batched_searches_equal_plain_ones(make_net, noise_images, attack, handicap):
-    net, images = make_net(handicap), noise_images[: 3 if attack == "pgd" else 8]
+    net, images = make_net(handicap), noise_images[: 2 if attack == "pgd" else 6]
     labels = predictions(net, images)
     result = run_attack(net, images, labels, attack, batch_size=2)
     plain = [PLAIN[attack](net, x, int(label)) for x, label in zip(images, labels, strict=True)]
@@ -186,11 +186,11 @@ def test_the_comparison_covers_successes_and_failures(make_net, noise_images):
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("preset", ["paper", "foolbox3"])
 def test_result_is_what_the_model_and_the_images_say(make_net, grey_images, attack, preset):
-    net, images = make_net().float(), grey_images.float()
+    net, images = make_net().float(), grey_images[:6].float()
     labels = predictions(net, images)
     labels[0] = (labels[0] + 1) % 4  # misclassified from the start
     eps = 0.05 if preset == "foolbox3" and attack in ("fgsm", "pgd") else None
-    result = run_attack(net, images, labels, attack, preset=preset, eps=eps, batch_size=5)
+    result = run_attack(net, images, labels, attack, preset=preset, eps=eps, batch_size=4)
     assert result.adversarial.min() >= 0
     assert result.adversarial.max() <= 1
     assert result.success.tolist() == (predictions(net, result.adversarial) != labels).tolist()

@@ -64,7 +64,8 @@ def test_report_counts_what_holds(demo, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
 
 
-def test_small_demo_from_end_to_end_and_again(demo, tmp_path, capsys):
+def test_small_demo_from_end_to_end_and_again(demo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "ATTACKS", ("deepfool_linf",))
     sizes = {"training_images": 40, "epochs": 1, "test_images": 2}
     demo.main(tmp_path / "demo", **sizes)
     printed = capsys.readouterr().out
