@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -80,15 +79,22 @@ def extensions(torch: Any) -> list[Extension]:
     warnings = ["-Wall", "-Wextra"] + (["-Werror"] if os.environ.get("SKREG_WERROR") == "1" else [])
     version = f'-DSKREG_TORCH_VERSION="{torch.__version__}"'
     flags = ["-O3", "-g0", TARGET_VERSION, version, *warnings]
-    built = [
-        cpp_extension.CppExtension("skreg._C", CPU_SOURCES, extra_compile_args={"cxx": flags}, depends=HEADERS)
-    ]
+    built = [cpp_extension.CppExtension("skreg._C", CPU_SOURCES, extra_compile_args={"cxx": flags}, depends=HEADERS)]
     toolkit = cuda_toolkit(torch)
     if toolkit and CUDA_SOURCES:
         os.environ["CUDA_HOME"] = cpp_extension.CUDA_HOME = str(toolkit)
         set_architectures(torch, toolkit)
         architectures = f'-DSKREG_ARCHITECTURES="{os.environ["TORCH_CUDA_ARCH_LIST"]}"'
-        nvcc = ["-O3", "-lineinfo", "--threads=2", "-Xptxas=-v", TARGET_VERSION, version, architectures, "-DUSE_CUDA"]
+        nvcc = [
+            "-O3",
+            "-lineinfo",
+            "--threads=2",
+            "-Xptxas=-v",
+            TARGET_VERSION,
+            version,
+            architectures,
+            "-DUSE_CUDA",
+        ]
         if os.environ.get("SKREG_WERROR") == "1":
             nvcc.append("-Werror=all-warnings")
         built.append(
@@ -121,8 +127,6 @@ class build_ext(setuptools_build_ext):
 
 
 if __name__ == "__main__":
-    if sys.version_info < (3, 10):
-        raise SystemExit("skreg needs Python 3.10 or later")
     setup(
         ext_modules=[Extension("skreg._C", CPU_SOURCES, depends=HEADERS)],
         cmdclass={"build_ext": build_ext},

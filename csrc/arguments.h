@@ -102,8 +102,8 @@ inline void check_like(const Tensors &tensors, const Tensors &weights, const cha
     const auto a = tensors[i].sizes(), b = weights[i].sizes();
     STD_TORCH_CHECK(a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin()), what, "[", i,
                     "]: expected the shape of weights[", i, "]");
-    STD_TORCH_CHECK(tensors[i].device() == weights[i].device(), what, "[", i, "]: expected the device of weights[",
-                    i, "]");
+    STD_TORCH_CHECK(tensors[i].device() == weights[i].device(), what, "[", i, "]: expected the device of weights[", i,
+                    "]");
   }
 }
 

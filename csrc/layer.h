@@ -19,8 +19,8 @@ struct Layer {
   int64_t outer = 0, inner = 0; // kernel i is (i / inner, i % inner)
   DynamicShape shape{};         // without unit dimensions
   Operand weight, vector, result;
-  double coefficient = 0;  // times the upstream scale, and divided by the kernels for reduction="mean"
-  double curvature = 0;    // exponentiate="layer", Hessian-vector product: the factor of the score's gradient
+  double coefficient = 0; // times the upstream scale, and divided by the kernels for reduction="mean"
+  double curvature = 0;   // exponentiate="layer", Hessian-vector product: the factor of the score's gradient
   int64_t kernels() const { return outer * inner; }
 };
 

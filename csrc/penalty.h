@@ -46,7 +46,9 @@ template <int I> struct Index {
 };
 
 // Calls f(0) to f(n - 1), with indices that the compiler knows where it knows the size.
-template <int... I, class F> SKREG_INLINE void unrolled(std::integer_sequence<int, I...>, F &&f) { (f(Index<I>{}), ...); }
+template <int... I, class F> SKREG_INLINE void unrolled(std::integer_sequence<int, I...>, F &&f) {
+  (f(Index<I>{}), ...);
+}
 template <int D, int H, int W, int C, class F>
 SKREG_INLINE void for_each_position(const StaticShape<D, H, W, C> &, F &&f) {
   unrolled(std::make_integer_sequence<int, D * H * W>{}, f);
@@ -77,8 +79,7 @@ template <class Shape> struct PairTable {
   static constexpr Pairs<Shape> pairs{};
 };
 
-template <class Shape, int... I, class F>
-SKREG_INLINE void each_pair(std::integer_sequence<int, I...>, F &&f) {
+template <class Shape, int... I, class F> SKREG_INLINE void each_pair(std::integer_sequence<int, I...>, F &&f) {
   (f(Index<PairTable<Shape>::pairs.p[I]>{}, Index<PairTable<Shape>::pairs.q[I]>{}), ...);
 }
 
@@ -137,7 +138,8 @@ template <class T> struct Score {
   T inverse; // 1 / E for "divide" (0 where E is 0), otherwise 0
 };
 
-// `select` and `exponential_function` come with the type T: for scalars from cuda/scalar.cuh, for vectors from cpu/simd.h.
+// `select` and `exponential_function` come with the type T: for scalars from cuda/scalar.cuh, for vectors from
+// cpu/simd.h.
 template <class T> SKREG_INLINE Score<T> score(int normalize, T d, T e) {
   const T zero{}, two = zero + 2;
   if (normalize == kSubtract)

@@ -81,9 +81,7 @@ def compare_kernels(evaluations: Sequence[Evaluation]) -> tuple[str, list[str]]:
             holds = all(value[low] < value[high] for low, high in itertools.pairwise(order))
             numbers = " < ".join(f"{value[name]:.3f}" for name in order)
             claim = f"{layer}, {label}: {' < '.join(order)}"
-            findings.append(
-                f"yes: {claim} ({numbers})" if holds else f"NO, it does not hold: {claim} (not {numbers})"
-            )
+            findings.append(f"yes: {claim} ({numbers})" if holds else f"NO, it does not hold: {claim} (not {numbers})")
     return "\n".join(f"| {' | '.join(row)} |" for row in rows), findings
 
 

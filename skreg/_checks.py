@@ -17,9 +17,7 @@ from torch import Tensor, nn
 def check_model(model: object) -> None:
     """Raise TypeError unless `model` is a module, whose mode and parameters can be saved and restored."""
     if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be a torch.nn.Module, found {type(model).__name__}; wrap a function in a module"
-        )
+        raise TypeError(f"model must be a torch.nn.Module, found {type(model).__name__}; wrap a function in a module")
 
 
 def check_choice(name: str, value: object, options: Sequence[object]) -> None:
@@ -43,9 +41,7 @@ def check_number(name: str, value: object, *, positive: bool = False) -> float:
         raise TypeError(f"{name} must be a number, found {type(value).__name__}")
     number = float(value)
     if not math.isfinite(number) or number < 0 or (positive and number == 0):
-        raise ValueError(
-            f"{name} must be finite and {'above 0' if positive else 'at least 0'}, found {number!r}"
-        )
+        raise ValueError(f"{name} must be finite and {'above 0' if positive else 'at least 0'}, found {number!r}")
     return number
 
 
@@ -64,9 +60,7 @@ def check_images(images: object) -> None:
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a tensor, found {type(images).__name__}")
     if not images.is_floating_point():
-        raise TypeError(
-            f"images must be floating point, found {images.dtype}; divide uint8 pixels by 255 first"
-        )
+        raise TypeError(f"images must be floating point, found {images.dtype}; divide uint8 pixels by 255 first")
     if images.ndim != 4:
         raise ValueError(f"images must have shape (N, C, H, W), found {tuple(images.shape)}")
 
@@ -78,13 +72,9 @@ def check_labels(labels: object, images: Tensor, *, name: str = "labels") -> Non
     if labels.dtype != torch.int64:
         raise TypeError(f"{name} must be int64 class indices, found {labels.dtype}; call .long() on them")
     if labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"{name} must have shape ({len(images)},), one for each image, found {tuple(labels.shape)}"
-        )
+        raise ValueError(f"{name} must have shape ({len(images)},), one for each image, found {tuple(labels.shape)}")
     if labels.device != images.device:
-        raise ValueError(
-            f"{name} are on {labels.device} but images are on {images.device}; move them together"
-        )
+        raise ValueError(f"{name} are on {labels.device} but images are on {images.device}; move them together")
 
 
 def check_range(images: Tensor, bounds: tuple[float, float]) -> None:
@@ -121,9 +111,7 @@ def check_classes(labels: Tensor, classes: int, *, name: str = "labels") -> None
         return
     low, high = torch.stack(torch.aminmax(labels)).tolist()
     if low < 0 or high >= classes:
-        raise ValueError(
-            f"{name} must lie in [0, {classes}) for a model with {classes} logits, found {low} to {high}"
-        )
+        raise ValueError(f"{name} must lie in [0, {classes}) for a model with {classes} logits, found {low} to {high}")
 
 
 def per_image(name: str, value: float | Tensor, images: Tensor, *, positive: bool = False) -> Tensor:
@@ -143,7 +131,5 @@ def per_image(name: str, value: float | Tensor, images: Tensor, *, positive: boo
         )
     values = value.detach().to(images.device, images.dtype)
     if not bool((values.isfinite() & (values > 0 if positive else values >= 0)).all()):
-        raise ValueError(
-            f"{name} must be finite and {'above 0' if positive else 'at least 0'} for every image"
-        )
+        raise ValueError(f"{name} must be finite and {'above 0' if positive else 'at least 0'} for every image")
     return values.reshape(-1, 1, 1, 1)

@@ -22,5 +22,6 @@ def require(module: str, extra: str) -> Any:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
         raise ModuleNotFoundError(
-            f'skreg needs "{error.name}" for this; install it with: pip install "skreg[{extra}]"', name=error.name
+            f'skreg needs "{error.name}" for this; install it with: pip install "skreg[{extra}]"',
+            name=error.name,
         ) from error

@@ -6,9 +6,11 @@ import functools
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +19,16 @@ from rich.table import Table
 from skreg import training
 from skreg._installation import describe_installation
 from skreg._version import __version__
+from skreg.benchmark import (
+    SECTIONS,
+    WEIGHT_SETS,
+    build_cases,
+    describe_machine,
+    plot_size,
+    print_measurements,
+    run_cases,
+    write_csv,
+)
 from skreg.data import DATASETS
 from skreg.evaluation import (
     ATTACKS,
@@ -27,6 +39,7 @@ from skreg.evaluation import (
     print_report,
     write_results,
 )
+from skreg.figures import save as save_figure
 from skreg.models import NETS
 from skreg.training import SCHEDULES, ConsoleProgress, TrainConfig
 
@@ -153,9 +166,7 @@ def train(
             rich_help_panel=_DATA,
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Use so many training images only.", rich_help_panel=_DATA)
-    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Use so many training images only.", rich_help_panel=_DATA)] = None,
     net: Annotated[
         str | None,
         typer.Option(help=f"{', '.join(NETS)}; by default the one of the data set.", rich_help_panel=_DATA),
@@ -199,9 +210,7 @@ def train(
     ] = TrainConfig.strength,
     normalize: Annotated[
         str,
-        typer.Option(
-            help="Score of a kernel: subtract (D - E), divide (D / E) or none (D).", rich_help_panel=_PENALTY
-        ),
+        typer.Option(help="Score of a kernel: subtract (D - E), divide (D / E) or none (D).", rich_help_panel=_PENALTY),
     ] = "subtract",
     exponentiate: Annotated[
         str,
@@ -240,9 +249,7 @@ def train(
             rich_help_panel=_ATTACK,
         ),
     ] = None,
-    attack_steps: Annotated[
-        int, typer.Option(help="PGD steps.", rich_help_panel=_ATTACK)
-    ] = TrainConfig.attack_steps,
+    attack_steps: Annotated[int, typer.Option(help="PGD steps.", rich_help_panel=_ATTACK)] = TrainConfig.attack_steps,
     step_size: Annotated[
         float | None,
         typer.Option(help="PGD step, pixels in [0, 1]; by default 2.5 eps / steps.", rich_help_panel=_ATTACK),
@@ -351,9 +358,7 @@ def train(
 @command
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders made by `skreg train`.")],
-    attacks: Annotated[str, typer.Option(help="Attacks, separated by commas.", show_default=True)] = ",".join(
-        ATTACKS
-    ),
+    attacks: Annotated[str, typer.Option(help="Attacks, separated by commas.", show_default=True)] = ",".join(ATTACKS),
     limit: Annotated[int | None, typer.Option(help="Use so many test images only, the same for all.")] = None,
     preset: Annotated[
         str,
@@ -397,6 +402,60 @@ def evaluate(
         print_json([as_dict(evaluation) for evaluation in evaluations])
     else:
         print_report(evaluations, Console())
+
+
+@command
+def bench(
+    sections: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SECTION]...", help=f"Of {', '.join(SECTIONS)}; all by default."),
+    ] = None,
+    weights: Annotated[str, typer.Option(help="Nets whose conv weights are measured, separated by commas.")] = ",".join(
+        WEIGHT_SETS
+    ),
+    threads: Annotated[int | None, typer.Option(help="CPU threads; by default as many as torch takes.")] = None,
+    rounds: Annotated[int, typer.Option(help="Samples a contender.")] = 30,
+    seconds: Annotated[float, typer.Option(help="Most time for the rounds of one case.")] = 10.0,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile/--no-compile", help="Measure torch.compile too, which compiles for minutes."),
+    ] = True,
+    csv: Annotated[Path | None, typer.Option(help="Write all measurements to this file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw time against the number of weights: .png, .pdf or .svg.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the weights and of the order of measuring.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Measure the penalty beside PyTorch alone and beside a copy of the weights.
+
+    Example: skreg bench penalty --weights resnet18_cifar --threads 2 --no-compile
+    """
+    cases = build_cases(
+        sections or (),
+        [name.strip() for name in weights.split(",") if name.strip()],
+        threads=torch.get_num_threads() if threads is None else threads,
+        compiled=compiled,
+    )
+    if plot is not None and not any(case.section == "size" for case in cases):
+        raise typer.BadParameter("--plot: expected the section size among those to measure")
+    for path in (csv, plot):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes of work
+    with Console(stderr=True).status("") as status:
+        measurements = run_cases(
+            cases, rounds=rounds, seconds=seconds, device=device, seed=seed, progress=status.update
+        )
+    machine = describe_machine(device)
+    if csv is not None:
+        write_csv(csv, measurements, machine)
+    if plot is not None:
+        save_figure(plot_size(measurements, machine), plot)
+    if as_json:
+        print_json({"machine": machine, "measurements": [asdict(each) for each in measurements]})
+    else:
+        print_measurements(measurements, machine, Console())
 
 
 @command

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 _LOSS_FORM = "add the penalty to the loss instead: loss = criterion(model(x), y) + reg(); loss.backward()"
 
 
-def attach(
-    regularizer: SmoothKernelRegularizer, optimizer: Optimizer, *, decoupled: bool = False
-) -> RemovableHandle:
+def attach(regularizer: SmoothKernelRegularizer, optimizer: Optimizer, *, decoupled: bool = False) -> RemovableHandle:
     """Let every ``optimizer.step()`` minimise the penalty as well.
 
     It acts on the regularizer's parameters that belong to the optimizer and require a gradient at the time of
@@ -67,9 +65,7 @@ def _check_optimizer(regularizer: SmoothKernelRegularizer, optimizer: Optimizer,
             f"expected a torch.optim.Optimizer, found {type(optimizer).__name__}; attach to the one it wraps"
         )
     if isinstance(optimizer, LBFGS):
-        raise ValueError(
-            f"LBFGS evaluates the loss several times a step and would lose the penalty; {_LOSS_FORM}"
-        )
+        raise ValueError(f"LBFGS evaluates the loss several times a step and would lose the penalty; {_LOSS_FORM}")
     hooks = chain(optimizer._optimizer_step_pre_hooks.values(), optimizer._optimizer_step_post_hooks.values())
     if any(isinstance(hook, _Hook) and hook.regularizer is regularizer for hook in hooks):
         raise RuntimeError(

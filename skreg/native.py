@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ def _load(name: str) -> tuple[ModuleType | None, str]:
 
 cpu_module, cpu_error = _load("_C")
 cuda_module, cuda_error = (
-    _load("_cuda") if cpu_module and torch.backends.cuda.is_built() else (None, "this torch is built without CUDA")
+    _load("_cuda") if cpu_module and torch.version.cuda is not None else (None, "this torch is built without CUDA")
 )
 operators: Any = torch.ops.skreg
 
@@ -33,7 +33,7 @@ operators: Any = torch.ops.skreg
 def supports(device_type: str) -> bool:
     """Whether the native operators run on tensors of this device type."""
     module = {"cpu": cpu_module, "cuda": cuda_module}.get(device_type)
-    if module is None:
+    if module is None and not torch.compiler.is_compiling():
         _say_fallback(device_type)
     return module is not None
 
@@ -58,33 +58,54 @@ def result_dtype(weights: Sequence[Tensor]) -> torch.dtype:
     return torch.float64 if any(w.dtype == torch.float64 for w in weights) else torch.float32
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _fake(name: str) -> Callable[[Function], Function]:
+    """`torch.library.register_fake` of one of our operators, with a type."""
+    return cast(Callable[[Function], Function], torch.library.register_fake(f"skreg::{name}"))
+
+
 def _register_fakes() -> None:
-    @torch.library.register_fake("skreg::value")
+    @_fake("value")
     def _(weights: list[Tensor], coefficients: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
         dtype = result_dtype(weights)
         return weights[0].new_empty((), dtype=dtype), weights[0].new_empty((len(weights),), dtype=dtype)
 
-    @torch.library.register_fake("skreg::value_and_gradients")
+    @_fake("value_and_gradients")
     def _(weights: list[Tensor], coefficients: Tensor, *options: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
         dtype = result_dtype(weights)
-        value, values = weights[0].new_empty((), dtype=dtype), weights[0].new_empty((len(weights),), dtype=dtype)
+        value, values = (
+            weights[0].new_empty((), dtype=dtype),
+            weights[0].new_empty((len(weights),), dtype=dtype),
+        )
         return value, values, [torch.empty_like(w) for w in weights]
 
-    @torch.library.register_fake("skreg::gradients")
+    @_fake("gradients")
     def _(weights: list[Tensor], coefficients: Tensor, scale: Tensor | None, *options: Any) -> list[Tensor]:
         return [torch.empty_like(w) for w in weights]
 
-    @torch.library.register_fake("skreg::add_gradients_")
-    def _(weights: list[Tensor], gradients: list[Tensor], coefficients: Tensor, scale: Tensor | None, *options: Any) -> None:
-        return None
+    @_fake("add_gradients_")
+    def _(
+        weights: list[Tensor],
+        gradients: list[Tensor],
+        coefficients: Tensor,
+        scale: Tensor | None,
+        *options: Any,
+    ) -> Tensor:
+        return weights[0].new_empty((len(weights),), dtype=result_dtype(weights))
 
-    @torch.library.register_fake("skreg::scale_")
+    @_fake("scale_")
     def _(tensors: list[Tensor], scale: Tensor) -> None:
         return None
 
-    @torch.library.register_fake("skreg::hessian_vector")
+    @_fake("hessian_vector")
     def _(
-        weights: list[Tensor], vectors: list[Tensor], coefficients: Tensor, scale: Tensor | None, *options: Any
+        weights: list[Tensor],
+        vectors: list[Tensor],
+        coefficients: Tensor,
+        scale: Tensor | None,
+        *options: Any,
     ) -> tuple[Tensor, list[Tensor]]:
         return weights[0].new_empty((), dtype=result_dtype(weights)), [torch.empty_like(w) for w in weights]
 

@@ -109,7 +109,7 @@ class SmoothKernelPenalty(torch.autograd.Function):
         return total  # type: ignore[no-any-return]
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         coefficients, *saved = ctx.saved_tensors
         if ctx.traced:
             return None, None, *[g * grad_output.to(g.dtype) for g in saved[len(saved) // 2 :]]
@@ -135,13 +135,28 @@ class _Gradient(torch.autograd.Function):
         return tuple(native.operators.gradients(weights, coefficients, scale, *options.native()))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *vectors: Tensor) -> tuple[Tensor | None, ...]:
         scale, coefficients, *weights = ctx.saved_tensors
-        slope, products = native.operators.hessian_vector(
-            weights, vectors, coefficients, scale, *ctx.options.native()
-        )
+        if torch.is_grad_enabled():
+            return _differentiable_hessian_vector(scale, coefficients, ctx.options, weights, vectors)
+        slope, products = native.operators.hessian_vector(weights, vectors, coefficients, scale, *ctx.options.native())
         return slope.to(scale.dtype), None, None, *products
+
+
+def _differentiable_hessian_vector(
+    scale: Tensor,
+    coefficients: Tensor,
+    options: PenaltyOptions,
+    weights: list[Tensor],
+    vectors: Sequence[Tensor],
+) -> tuple[Tensor | None, ...]:
+    """What `_Gradient.backward` returns, by the reference, for derivatives of the third order and above."""
+    inputs = [w if w.requires_grad else w.detach().requires_grad_() for w in weights]
+    total = reference.weighted_sum(inputs, coefficients, options)
+    gradients = torch.autograd.grad(total, inputs, create_graph=True)
+    slope = torch.stack([(g * v).sum().to(total.dtype) for g, v in zip(gradients, vectors, strict=True)]).sum()
+    products = torch.autograd.grad(slope * scale, inputs, create_graph=True)
+    return slope.to(scale.dtype), None, None, *products
 
 
 def add_penalty_gradient_(
@@ -150,7 +165,7 @@ def add_penalty_gradient_(
     coefficients: Tensor,
     options: PenaltyOptions,
     scale: Tensor | None = None,
-) -> None:
+) -> Tensor:
     """Add the penalty's gradient to `gradients` in place, in one native call and one pass over memory.
 
     Args:
@@ -158,17 +173,23 @@ def add_penalty_gradient_(
         gradients: a tensor a weight, of its shape and device; strides and dtype may differ.
         coefficients: float64 CPU tensor, a factor a weight.
         scale: a scalar on the weights' device that multiplies what is added, such as a GradScaler's scale.
+
+    Returns:
+        R(W) of each weight, ``(n,)``, without coefficients.
     """
     if native.supports(weights[0].device.type):
         with torch.no_grad():
-            native.operators.add_gradients_(weights, gradients, coefficients, scale, *options.native())
-        return
+            return native.operators.add_gradients_(  # type: ignore[no-any-return]
+                weights, gradients, coefficients, scale, *options.native()
+            )
     with torch.enable_grad():
         detached = [w.detach().requires_grad_() for w in weights]
-        computed = torch.autograd.grad(reference.weighted_sum(detached, coefficients, options), detached)
+        values = torch.stack([p.to(native.result_dtype(weights)) for p in reference.penalties(detached, options)])
+        computed = torch.autograd.grad(values.dot(coefficients.to(values)), detached)
     with torch.no_grad():
         for gradient, addition in zip(gradients, computed, strict=True):
             gradient.add_(addition if scale is None else addition * scale)
+    return values.detach()
 
 
 def penalties(weights: Sequence[Tensor], options: PenaltyOptions) -> Tensor:
@@ -176,7 +197,7 @@ def penalties(weights: Sequence[Tensor], options: PenaltyOptions) -> Tensor:
     with torch.no_grad():
         if not native.supports(weights[0].device.type):
             return torch.stack(reference.penalties(weights, options))
-        ones = torch.ones(len(weights), dtype=torch.float64)
+        ones = torch.ones(len(weights), dtype=torch.float64, device="cpu")
         return native.operators.value(weights, ones, *options.native())[1]  # type: ignore[no-any-return]
 
 
@@ -234,7 +255,7 @@ def _check_weight(weight: object, name: str) -> None:
 def check_coefficients(coefficients: Sequence[float] | Tensor | None, count: int) -> Tensor:
     """`coefficients` as a float64 CPU tensor of `count` finite numbers."""
     if coefficients is None:
-        return torch.ones(count, dtype=torch.float64)
+        return torch.ones(count, dtype=torch.float64, device="cpu")
     if isinstance(coefficients, Tensor) and coefficients.requires_grad:
         raise ValueError("coefficients: expected constants, found a tensor that requires grad; detach it")
     tensor = torch.as_tensor(coefficients, dtype=torch.float64, device="cpu")

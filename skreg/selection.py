@@ -87,9 +87,7 @@ def match_coefficients(names: Sequence[str], coefficients: Mapping[str, float] |
     if coefficients is None:
         return list(found.values())
     if not isinstance(coefficients, Mapping):
-        raise TypeError(
-            f"coefficients: expected a mapping of pattern to number, found {type(coefficients).__name__}"
-        )
+        raise TypeError(f"coefficients: expected a mapping of pattern to number, found {type(coefficients).__name__}")
     for pattern, value in coefficients.items():
         number = finite(f"coefficients[{pattern!r}]", value)
         for name in _matching("coefficients", _as_patterns("coefficients", [pattern]), found):
@@ -161,9 +159,7 @@ def _matching(option: str, patterns: Iterable[str], candidates: Collection[str])
     for pattern in patterns:
         names = [name for name in candidates if name == pattern or fnmatchcase(name, pattern)]
         if not names:
-            raise ValueError(
-                f"{option}: {pattern!r} matches no parameter; candidates: {_listing(candidates)}"
-            )
+            raise ValueError(f"{option}: {pattern!r} matches no parameter; candidates: {_listing(candidates)}")
         matched.update(names)
     return [name for name in candidates if name in matched]
 

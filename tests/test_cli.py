@@ -31,9 +31,7 @@ def one_thread():
 
 def skreg(*arguments):
     """Run a command; a terminal of no width and no colour, so that messages are whole lines."""
-    return CliRunner().invoke(
-        cli.app, [str(each) for each in arguments], env={"COLUMNS": "500", "NO_COLOR": "1"}
-    )
+    return CliRunner().invoke(cli.app, [str(each) for each in arguments], env={"COLUMNS": "500", "NO_COLOR": "1"})
 
 
 def test_train_prints_json_alone_on_stdout(tmp_path):

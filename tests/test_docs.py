@@ -50,9 +50,7 @@ def python_blocks(markdown: str) -> list[Block]:
         elif "<!-- no-run" in line:
             following = lines[index + 1].strip() if index + 1 < len(lines) else ""
             if not NO_RUN.fullmatch(line.strip()) or following != "```python":
-                raise ValueError(
-                    f"line {index + 1}: expected `<!-- no-run: reason -->` right before a python block"
-                )
+                raise ValueError(f"line {index + 1}: expected `<!-- no-run: reason -->` right before a python block")
     if opening is not None:
         raise ValueError(f"line {first}: this block has no end")
     return blocks

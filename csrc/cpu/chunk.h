@@ -15,7 +15,7 @@ using skreg::Pass;
 using skreg::Sums;
 using skreg::Work;
 
-constexpr int kTile = 64;      // kernels whose results are collected before they are written out
+constexpr int kTile = 64;        // kernels whose results are collected before they are written out
 constexpr int kPackedSize = 256; // larger kernels go lane by lane, so that scratch memory stays small
 
 template <class S, class Shape> struct Chunk {
@@ -54,11 +54,10 @@ template <class S, class Shape> struct Chunk {
   SKREG_INLINE void finish_hessian(const Vector *k, const Vector *v, Vector *out, const Score<Vector> &s,
                                    const Exponential<Vector> &f, Vector slope_v, Vector k_v) {
     const S coefficient = S(layer.coefficient);
-    const Vector outer = pass.options.exponentiate == kLayer ? Vector{} + S(layer.curvature)
-                                                             : f.curvature * slope_v * coefficient;
+    const Vector outer =
+        pass.options.exponentiate == kLayer ? Vector{} + S(layer.curvature) : f.curvature * slope_v * coefficient;
     const auto factors = hessian_factors(s, outer, f.slope * coefficient, slope_v, k_v);
-    for_each_position(
-        shape, [&](auto p) { out[p] = factors.lk * out[p] + factors.k * k[p] + factors.v * v[p]; });
+    for_each_position(shape, [&](auto p) { out[p] = factors.lk * out[p] + factors.k * k[p] + factors.v * v[p]; });
     for_each_pair(shape, [&](auto p, auto q) {
       const Vector d = factors.lv * (v[p] - v[q]);
       out[p] += d;
@@ -169,14 +168,14 @@ template <class S, class Shape> struct Chunk {
         active = int(end - first);
       with_arrays(dynamic, [&](Vector *k, Vector *v, Vector *out) {
         for_each_element(layer.weight, row, column,
-                          [&](auto p, int64_t at) { k[p] = load_lanes<Vector>(layer.weight, at, active); });
+                         [&](auto p, int64_t at) { k[p] = load_lanes<Vector>(layer.weight, at, active); });
         if constexpr (work == Work::hessian)
           for_each_element(layer.vector, row, column,
-                            [&](auto p, int64_t at) { v[p] = load_lanes<Vector>(layer.vector, at, active); });
+                           [&](auto p, int64_t at) { v[p] = load_lanes<Vector>(layer.vector, at, active); });
         compute<work>(k, v, out, active);
         if constexpr (work != Work::sums)
           for_each_element(layer.result, row, column,
-                            [&](auto p, int64_t at) { store_lanes(out[p], layer.result, at, active, pass.add); });
+                           [&](auto p, int64_t at) { store_lanes(out[p], layer.result, at, active, pass.add); });
       });
       first += active;
     }

@@ -41,9 +41,7 @@ template <class M, class S> SKREG_INLINE M to_memory(S x) {
     return M::from(float(x));
 }
 
-template <class S> constexpr Dtype dtype_of() {
-  return std::is_same_v<S, double> ? Dtype::float64 : Dtype::float32;
-}
+template <class S> constexpr Dtype dtype_of() { return std::is_same_v<S, double> ? Dtype::float64 : Dtype::float32; }
 
 // Calls f with a pointer of the operand's type, at element `at`.
 template <class F> SKREG_INLINE void with_type(const Operand &o, int64_t at, F &&f) {
@@ -82,8 +80,7 @@ template <class S> void stream_out(const S *from, int64_t n, S *to) {
     to[i] = from[i];
 }
 
-template <class S>
-void narrow(const S *from, const Operand &to, int64_t at, int64_t n, bool add, bool stream) {
+template <class S> void narrow(const S *from, const Operand &to, int64_t at, int64_t n, bool add, bool stream) {
   if (stream && !add && to.dtype == dtype_of<S>())
     return stream_out(from, n, reinterpret_cast<S *>(to.data) + at);
   with_type(to, at, [&](auto *p) {

@@ -12,8 +12,8 @@
 namespace skreg {
 namespace {
 
-constexpr int64_t kChunkElements = 16384;       // a chunk depends on the layer alone, never on the threads
-constexpr int64_t kStreamBytes = 24 << 20;      // results above this size would push everything out of the caches
+constexpr int64_t kChunkElements = 16384;        // a chunk depends on the layer alone, never on the threads
+constexpr int64_t kStreamBytes = 24 << 20;       // results above this size would push everything out of the caches
 constexpr int64_t kLayerGroupElements = 1 << 20; // layers that are read twice stay in the cache in between
 
 int64_t chunk_kernels(const Layer &layer) {
@@ -48,8 +48,7 @@ std::vector<Sums> run_pass(const Layer *layers, size_t count, const Pass &pass) 
       while (c >= first[i + 1])
         i++;
       const int64_t step = chunk_kernels(layers[i]), start = (c - first[i]) * step;
-      chunks[size_t(c)] =
-          run(layers[i], pass, start, std::min(start + step, layers[i].kernels()), scratch.memory);
+      chunks[size_t(c)] = run(layers[i], pass, start, std::min(start + step, layers[i].kernels()), scratch.memory);
     }
   });
   std::vector<Sums> totals(count);

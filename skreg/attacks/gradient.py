@@ -102,10 +102,7 @@ def pgd(
     with torch.inference_mode(False), torch.enable_grad(), attack_mode(model, mode):
         images = images.detach()
         radius = per_image("eps", eps, images)
-        if step_size is None:
-            step = 2.5 * radius / steps
-        else:
-            step = per_image("step_size", step_size, images, positive=True)
+        step = 2.5 * radius / steps if step_size is None else per_image("step_size", step_size, images, positive=True)
         if len(images) == 0:
             return images
         ascent = Ascent(
@@ -144,9 +141,7 @@ def fgsm(
     With `target` the sign is reversed, towards that class. Arguments, result and errors are those of `pgd`.
     """
     # One step of PGD's default size, 2.5 eps, ends at the edge of the interval: exactly at eps.
-    return pgd(
-        model, images, labels, eps=eps, steps=1, random_start=False, target=target, bounds=bounds, mode=mode
-    )
+    return pgd(model, images, labels, eps=eps, steps=1, random_start=False, target=target, bounds=bounds, mode=mode)
 
 
 def check_pgd_options(steps: int, random_start: RandomStart, restarts: int, objective: Objective) -> None:

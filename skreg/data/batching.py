@@ -45,9 +45,7 @@ def batches(
     return _iterate(images, labels, batch_size, order)
 
 
-def _iterate(
-    images: Tensor, labels: Tensor, batch_size: int, order: Tensor | None
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _iterate(images: Tensor, labels: Tensor, batch_size: int, order: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(images), batch_size):
         chosen = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
         yield images[chosen].float().div_(255), labels[chosen]
@@ -89,13 +87,10 @@ def split_validation(
 
 def _check_examples(images: Tensor, labels: Tensor) -> None:
     if images.dtype != torch.uint8 or images.ndim != 4:
-        raise ValueError(
-            f"images: expected uint8 N x C x H x W, found {images.dtype} of shape {tuple(images.shape)}"
-        )
+        raise ValueError(f"images: expected uint8 N x C x H x W, found {images.dtype} of shape {tuple(images.shape)}")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         raise ValueError(
-            f"labels: expected int64 of shape ({len(images)},), "
-            f"found {labels.dtype} of shape {tuple(labels.shape)}"
+            f"labels: expected int64 of shape ({len(images)},), found {labels.dtype} of shape {tuple(labels.shape)}"
         )
     if labels.device != images.device:
         raise ValueError(f"labels: expected them on {images.device} like the images, found {labels.device}")

@@ -48,10 +48,7 @@ def load_cifar10(
         _HOW_TO_GET,
         suffixes=(_BINARY_SUFFIX, ""),
     )
-    batches = [
-        read_binary_batch(path) if path.suffix == _BINARY_SUFFIX else read_python_batch(path)
-        for path in paths
-    ]
+    batches = [read_binary_batch(path) if path.suffix == _BINARY_SUFFIX else read_python_batch(path) for path in paths]
     images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     return subset(torch.from_numpy(images).reshape(-1, 3, 32, 32), torch.from_numpy(labels), limit)
 
@@ -95,14 +92,8 @@ def read_python_batch(path: Path) -> _Batch:
     if not isinstance(content, dict):
         raise DatasetFormatError(f"{path}: expected a pickled dictionary, found {type(content).__name__}")
     labels = content.get(b"labels", content.get("labels"))
-    if (
-        not isinstance(labels, list)
-        or len(labels) != IMAGES_PER_BATCH
-        or {type(item) for item in labels} != {int}
-    ):
-        raise DatasetFormatError(
-            f"{path}: expected in 'labels' a list of {IMAGES_PER_BATCH} integers, found another"
-        )
+    if not isinstance(labels, list) or len(labels) != IMAGES_PER_BATCH or {type(item) for item in labels} != {int}:
+        raise DatasetFormatError(f"{path}: expected in 'labels' a list of {IMAGES_PER_BATCH} integers, found another")
     return _pixels(path, content.get(b"data", content.get("data"))), _checked_labels(path, labels)
 
 
@@ -155,8 +146,7 @@ class _BatchUnpickler(pickle._Unpickler):
             return _KNOWN_GLOBALS[module, name]
         except KeyError:
             raise DatasetFormatError(
-                f"refused: the pickle asks for {module}.{name}, which no CIFAR-10 batch needs; "
-                f"do not trust this file"
+                f"refused: the pickle asks for {module}.{name}, which no CIFAR-10 batch needs; do not trust this file"
             ) from None
 
 

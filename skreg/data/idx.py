@@ -79,9 +79,7 @@ def load_idx_dataset(
     )
     images, labels = read_idx(image_path, info.shape[1:]), read_idx(label_path, ())
     if len(images) != len(labels):
-        raise DatasetFormatError(
-            f"{image_path} holds {len(images)} images but {label_path} {len(labels)} labels"
-        )
+        raise DatasetFormatError(f"{image_path} holds {len(images)} images but {label_path} {len(labels)} labels")
     if labels.max() >= len(info.classes):
         raise DatasetFormatError(
             f"{label_path}: expected labels 0 to {len(info.classes) - 1}, found a label {labels.max()}"
@@ -119,9 +117,7 @@ def read_idx(path: Path, item_shape: Sequence[int]) -> npt.NDArray[np.uint8]:
             with gzip.GzipFile(fileobj=raw) as stream:
                 return _read_items(path, stream, item_shape, size * _DEFLATE_MAX_RATIO)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DatasetFormatError(
-                f"{path}: expected whole gzip data, found it damaged: {error}"
-            ) from error
+            raise DatasetFormatError(f"{path}: expected whole gzip data, found it damaged: {error}") from error
 
 
 def _read_items(

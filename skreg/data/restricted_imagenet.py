@@ -29,8 +29,7 @@ _RANGES = {
 }
 _FOLDERS = {"train": "train", "test": "val"}
 _HOW_TO_GET = (
-    "download ImageNet (ILSVRC2012) from its site and unpack it into ROOT/train/CLASS/*.JPEG and "
-    "ROOT/val/CLASS/*.JPEG"
+    "download ImageNet (ILSVRC2012) from its site and unpack it into ROOT/train/CLASS/*.JPEG and ROOT/val/CLASS/*.JPEG"
 )
 
 
@@ -61,9 +60,7 @@ def load_restricted_imagenet(
             str(folder), class_of_folders(folder), extensions=torchvision_folder.IMG_EXTENSIONS
         )
     except FileNotFoundError as error:
-        raise not_found(
-            name, "images in every class folder", [f"  {folder}: {error}"], _HOW_TO_GET
-        ) from error
+        raise not_found(name, "images in every class folder", [f"  {folder}: {error}"], _HOW_TO_GET) from error
     samples = [samples[index] for index in subset_indices(len(samples), limit).tolist()]
     _check_memory(len(samples))
     images = torch.empty((len(samples), *_INFO.shape), dtype=torch.uint8)
@@ -93,8 +90,7 @@ def class_of_folders(folder: Path) -> dict[str, int]:
         raise DatasetFormatError(
             f"{folder}: expected all 1000 ImageNet class folders, or folders named by ImageNet's class index "
             f"(0 to 999), or by class ({', '.join(_RANGES)}); "
-            f"found {len(names)} folders: {', '.join(names[:5]) or 'none'}"
-            + (", ..." if len(names) > 5 else "")
+            f"found {len(names)} folders: {', '.join(names[:5]) or 'none'}" + (", ..." if len(names) > 5 else "")
         )
     labels = {
         name: label
@@ -127,7 +123,5 @@ def _decode(path: str) -> Tensor:
         image = loader(path)
     except Exception as error:  # a damaged image can fail in any way
         raise DatasetFormatError(f"{path}: expected a readable image file, found: {error!r}") from error
-    pixels: Tensor = functional.pil_to_tensor(
-        functional.center_crop(functional.resize(image, 256), _INFO.shape[1:])
-    )
+    pixels: Tensor = functional.pil_to_tensor(functional.center_crop(functional.resize(image, 256), _INFO.shape[1:]))
     return pixels

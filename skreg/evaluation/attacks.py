@@ -104,8 +104,7 @@ def run_attack(
                 logits = check_logits(model(images[:1]), images[:1])
             check_classes(labels, logits.shape[1])
         results = [
-            _attack_batch(forward, x, y, attack, preset, eps)
-            for x, y in minibatches(images, labels, batch_size)
+            _attack_batch(forward, x, y, attack, preset, eps) for x, y in minibatches(images, labels, batch_size)
         ]
     adversarial, success = (torch.cat(parts) for parts in zip(*results, strict=True))
     return _measure(images, adversarial, success)
@@ -189,9 +188,7 @@ def check_inputs(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     check_labels(labels, images)
     parameter = next(model.parameters(), images)
     if parameter.device != images.device:
-        raise ValueError(
-            f"images are on {images.device} but the model is on {parameter.device}; move them together"
-        )
+        raise ValueError(f"images are on {images.device} but the model is on {parameter.device}; move them together")
     check_range(images, (0.0, 1.0))
 
 
@@ -211,6 +208,4 @@ def _check_options(attack: str, preset: str, eps: float | None, batch_size: int)
     if eps is not None and not 0 < eps <= 1:
         raise ValueError(f"eps must lie in (0, 1], the range of the images, found {eps}")
     if preset == "foolbox3" and attack in FIXED_IN_FOOLBOX3 and eps is None:
-        raise ValueError(
-            f'preset "foolbox3" runs {attack} at a fixed radius: pass eps, or use preset "paper"'
-        )
+        raise ValueError(f'preset "foolbox3" runs {attack} at a fixed radius: pass eps, or use preset "paper"')

@@ -149,9 +149,7 @@ def evaluate_model(
     for attack in attacks:
         told(attack)
         radius = eps if preset == "foolbox3" and attack in FIXED_IN_FOOLBOX3 else None
-        result = run_attack(
-            model, images, labels, attack, preset=preset, eps=radius, batch_size=batch_size, seed=seed
-        )
+        result = run_attack(model, images, labels, attack, preset=preset, eps=radius, batch_size=batch_size, seed=seed)
         summaries.append(_summarise(attack, result, bound))
 
     def accuracy_at(radius: float) -> Proportion:

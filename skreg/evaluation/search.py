@@ -184,9 +184,7 @@ def deepfool(forward: Forward, images: Tensor, labels: Tensor, *, norm: float) -
     return points
 
 
-def _deepfool_step(
-    forward: Forward, images: Tensor, labels: Tensor, candidates: Tensor, norm: float
-) -> Tensor:
+def _deepfool_step(forward: Forward, images: Tensor, labels: Tensor, candidates: Tensor, norm: float) -> Tensor:
     """Smallest step (N C H W) to the boundary with one of the `candidates` (N K), were the model linear."""
     x = images.detach().requires_grad_(True)
     logits = forward(x)

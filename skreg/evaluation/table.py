@@ -50,9 +50,7 @@ def print_report(evaluations: Sequence[Evaluation], console: Console) -> None:
     rich_table = require("rich.table", "lab").Table
     text = require("rich.text", "lab").Text
     for table in build_tables(evaluations):
-        shown = rich_table(
-            title=table.title, title_justify="left", caption=table.note, caption_justify="left"
-        )
+        shown = rich_table(title=table.title, title_justify="left", caption=table.note, caption_justify="left")
         for index, column in enumerate(table.columns):
             # Rich breaks lines at spaces only, and would cut a long name.
             shown.add_column(text(column.replace("_", " ")), justify="left" if index == 0 else "right")
@@ -127,9 +125,7 @@ def _accuracy_note(evaluations: Sequence[Evaluation]) -> str:
             f" {names} (preset {first.preset}): images right for which the search found no adversarial "
             f"{reach}; a failed search counts as right."
         )
-    return (
-        note + " The last two columns: linf attacks at a fixed radius, PGD with restarts and two objectives."
-    )
+    return note + " The last two columns: linf attacks at a fixed radius, PGD with restarts and two objectives."
 
 
 def _searches(evaluations: Sequence[Evaluation]) -> Table:

@@ -73,9 +73,7 @@ def kernels(
     scales = {name: float(kernel.abs().max()) for name, kernel in weights.items()}
     blocks = [
         _Block("kernels", weights, "RdBu_r", {name: (-scale, scale) for name, scale in scales.items()}),
-        _Block(
-            "spectra", {n: spectra(k) for n, k in weights.items()}, "magma", dict.fromkeys(models, (0, None))
-        ),
+        _Block("spectra", {n: spectra(k) for n, k in weights.items()}, "magma", dict.fromkeys(models, (0, None))),
     ]
     if image is not None:
         responses = {name: _responses(models[name], layers[name], image, count) for name in models}
@@ -120,18 +118,14 @@ def _layout(blocks: list[_Block], scales: dict[str, float], count: int) -> Figur
             for index, panel in enumerate(panels):
                 x, y = left + index % across * pitch, top - index // across * pitch - _PANEL
                 axes = figure.add_axes((x / width, y / height, _PANEL / width, _PANEL / height))
-                axes.imshow(
-                    panel.numpy(), cmap=block.colours, vmin=lowest, vmax=highest, interpolation="nearest"
-                )
+                axes.imshow(panel.numpy(), cmap=block.colours, vmin=lowest, vmax=highest, interpolation="nearest")
                 axes.set(xticks=[], yticks=[])
                 for spine in axes.spines.values():
                     spine.set(color="0.75", linewidth=0.5)
     for column, (name, scale) in enumerate(scales.items()):
         centre = (_LEFT + column * model_width + (across * pitch - _SPACE) / 2) / width
         figure.text(centre, 1 - 0.24 / height, name, ha="center", va="center", size=11, weight="bold")
-        figure.text(
-            centre, 1 - 0.42 / height, f"±{scale:.2g}", ha="center", va="center", size=8, color="0.35"
-        )
+        figure.text(centre, 1 - 0.42 / height, f"±{scale:.2g}", ha="center", va="center", size=8, color="0.35")
     figure.text(_LEFT / width, (bottom - 0.1) / height, "\n".join(caption), va="top", size=7.5, color="0.25")
     return figure
 
@@ -143,18 +137,14 @@ def _find_layer(name: str, model: nn.Module, layer: str | None) -> nn.Conv2d:
     if layer is None:
         return next(iter(convolutions.values()))
     if layer not in convolutions:
-        raise ValueError(
-            f'model "{name}" has no 2-D convolution "{layer}"; it has: {", ".join(convolutions)}'
-        )
+        raise ValueError(f'model "{name}" has no 2-D convolution "{layer}"; it has: {", ".join(convolutions)}')
     return convolutions[layer]
 
 
 def _grey_kernels(name: str, conv: nn.Conv2d, count: int) -> Tensor:
     """The first `count` filters, summed over input channels: count H W, float32 or better, on the CPU."""
     if conv.out_channels < count:
-        raise ValueError(
-            f'count: the layer of model "{name}" has {conv.out_channels} filters, asked for {count}'
-        )
+        raise ValueError(f'count: the layer of model "{name}" has {conv.out_channels} filters, asked for {count}')
     weight = conv.weight.detach()[:count].cpu()
     return weight.to(torch.promote_types(weight.dtype, torch.float32)).sum(dim=1)
 
@@ -172,7 +162,5 @@ def _responses(model: nn.Module, conv: nn.Conv2d, image: Tensor, count: int) -> 
     finally:
         hook.remove()
     if not seen:
-        raise ValueError(
-            "layer: the model computes its logits without it, so it has no response to the image"
-        )
+        raise ValueError("layer: the model computes its logits without it, so it has no response to the image")
     return seen[0][0, :count].float().cpu()

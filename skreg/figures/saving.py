@@ -28,9 +28,7 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Non
     formats = figure.canvas.get_supported_filetypes()
     kind = path.suffix.lower().removeprefix(".")
     if kind not in formats:
-        raise ValueError(
-            f"{path}: the name must end in one of {', '.join(sorted(formats))}, found {path.suffix!r}"
-        )
+        raise ValueError(f"{path}: the name must end in one of {', '.join(sorted(formats))}, found {path.suffix!r}")
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=dpi)
     write_file(path, buffer.getvalue())

@@ -173,9 +173,7 @@ def _forward(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     if logits.device.type == "cpu":
         check_classes(labels, logits.shape[1])
         if bool(logits.isnan().any()):
-            raise FloatingPointError(
-                "the model returned NaN logits; look for NaN or inf in its weights and input"
-            )
+            raise FloatingPointError("the model returned NaN logits; look for NaN or inf in its weights and input")
     return logits
 
 

@@ -11,9 +11,7 @@ from skreg._extras import require
 from skreg.models.normalize import Normalize
 
 
-def two_conv(
-    *, classes: int, shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
-) -> nn.Module:
+def two_conv(*, classes: int, shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]) -> nn.Module:
     """Two 5x5 convolutions of 32 and 64 channels, each halved by max-pooling, and two fully connected layers.
 
     The paper's net for MNIST and Fashion-MNIST (appendix), with the sizes of Madry et al. (arXiv 1706.06083).
@@ -88,7 +86,5 @@ def _checked_normalize(
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"shape: expected positive (channels, height, width), found {tuple(shape)}")
     if len(mean) != shape[0] or len(std) != shape[0]:
-        raise ValueError(
-            f"mean, std: expected {shape[0]} values each, one a channel, found {len(mean)} and {len(std)}"
-        )
+        raise ValueError(f"mean, std: expected {shape[0]} values each, one a channel, found {len(mean)} and {len(std)}")
     return Normalize(mean, std)

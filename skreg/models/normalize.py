@@ -21,9 +21,7 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std) or not mean or not all(value > 0 for value in std):
-            raise ValueError(
-                f"expected a mean and a positive std for each channel, found mean {mean} and std {std}"
-            )
+            raise ValueError(f"expected a mean and a positive std for each channel, found mean {mean} and std {std}")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
 
@@ -35,13 +33,9 @@ class Normalize(nn.Module):
             ValueError: the images have not four dimensions, or another number of channels.
         """
         if not images.is_floating_point():
-            raise TypeError(
-                f"images: expected floating point in [0, 1], found {images.dtype}; divide bytes by 255"
-            )
+            raise TypeError(f"images: expected floating point in [0, 1], found {images.dtype}; divide bytes by 255")
         if images.ndim != 4 or images.shape[1] != len(self.mean):
-            raise ValueError(
-                f"images: expected N x {len(self.mean)} x H x W, found shape {tuple(images.shape)}"
-            )
+            raise ValueError(f"images: expected N x {len(self.mean)} x H x W, found shape {tuple(images.shape)}")
         return (images - self.mean) / self.std
 
     def extra_repr(self) -> str:

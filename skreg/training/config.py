@@ -126,9 +126,7 @@ class TrainConfig:
                 _check_at_least(name, getattr(self, name), 1)
         _check_at_least("seed", self.seed, 0)
         if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                f"validation_fraction: expected between 0 and 1, found {self.validation_fraction}"
-            )
+            raise ValueError(f"validation_fraction: expected between 0 and 1, found {self.validation_fraction}")
         for name in ("learning_rate", "eps", "step_size", "strength"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -139,9 +137,7 @@ class TrainConfig:
             try:
                 torch.device(self.device)
             except RuntimeError as error:
-                raise ValueError(
-                    f'device: expected "auto" or a torch device, found {self.device!r}'
-                ) from error
+                raise ValueError(f'device: expected "auto" or a torch device, found {self.device!r}') from error
         check_optimizer(self.optimizer, self.optimizer_options)
         check_schedule(self.schedule, self.schedule_options)
         PenaltyOptions(**self.penalty_options)

@@ -45,13 +45,9 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
             closure, SparseAdam needs sparse gradients).
     """
     found = getattr(torch.optim, _SHORT_NAMES.get(name, name), None)
-    if (
-        not (inspect.isclass(found) and issubclass(found, torch.optim.Optimizer))
-        or found is torch.optim.Optimizer
-    ):
+    if not (inspect.isclass(found) and issubclass(found, torch.optim.Optimizer)) or found is torch.optim.Optimizer:
         raise ValueError(
-            f"optimizer: expected {', '.join(_SHORT_NAMES)} or the exact name of a class in torch.optim; "
-            f"found {name!r}"
+            f"optimizer: expected {', '.join(_SHORT_NAMES)} or the exact name of a class in torch.optim; found {name!r}"
         )
     if found in (torch.optim.LBFGS, torch.optim.SparseAdam):
         raise ValueError(

@@ -79,9 +79,7 @@ class ConsoleProgress(Progress):
         )
 
     def epoch(self, record: dict[str, Any]) -> None:
-        self._console.print(
-            describe_epoch(record, self._epochs), highlight=False, markup=False, soft_wrap=True
-        )
+        self._console.print(describe_epoch(record, self._epochs), highlight=False, markup=False, soft_wrap=True)
 
     def end(self) -> None:
         self._bar.stop()

@@ -88,9 +88,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     folder = Path(path)
     file = folder / CONFIG_FILE
     if not file.is_file():
-        raise RunError(
-            f"{folder}: no run here ({CONFIG_FILE} is missing); expected a folder made by `skreg train`"
-        )
+        raise RunError(f"{folder}: no run here ({CONFIG_FILE} is missing); expected a folder made by `skreg train`")
     record = _read_json(file, file.read_text(encoding="utf-8"))
     try:
         config = TrainConfig.from_dict(record.pop("config"))
@@ -160,8 +158,7 @@ def cut_log(run: Run, epoch: int) -> None:
     run.log = [record for record in run.log if record.get("epoch", 0) <= epoch]
     if [record["epoch"] for record in run.log] != list(range(1, epoch + 1)):
         raise RunError(
-            f"{run.path / LOG_FILE} lacks some of the {epoch} epochs of {LAST_FILE}; put back a copy, "
-            "or begin again"
+            f"{run.path / LOG_FILE} lacks some of the {epoch} epochs of {LAST_FILE}; put back a copy, or begin again"
         )
 
 
@@ -217,9 +214,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         RunError: the file is missing or damaged.
     """
     if not file.is_file():
-        raise RunError(
-            f"{file} is missing, so there is nothing to go on from; delete the folder and begin again"
-        )
+        raise RunError(f"{file} is missing, so there is nothing to go on from; delete the folder and begin again")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load documents no list of what a damaged file raises
@@ -228,9 +223,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             "on, put back a copy of it, or delete the folder and begin again"
         ) from error
     if not isinstance(state, dict) or not state.keys() >= _CHECKPOINT_KEYS:
-        raise RunError(
-            f"{file} is not a checkpoint of skreg; put back the right file, or begin in a new folder"
-        )
+        raise RunError(f"{file} is not a checkpoint of skreg; put back the right file, or begin in a new folder")
     return state
 
 
@@ -254,9 +247,7 @@ def build_model(config: TrainConfig) -> nn.Module:
     if config.net is None:
         raise ValueError("net: found None; call resolved() on the configuration first")
     info = DATASETS[config.data]
-    return skreg.models.build(
-        config.net, classes=len(info.classes), shape=info.shape, mean=info.mean, std=info.std
-    )
+    return skreg.models.build(config.net, classes=len(info.classes), shape=info.shape, mean=info.mean, std=info.std)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:

@@ -160,9 +160,7 @@ class _State:
             "order": self.order.get_state(),
             "noise": self.noise.get_state(),
             "cpu_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.noise.device)
-            if self.noise.device.type == "cuda"
-            else None,
+            "cuda_rng": torch.cuda.get_rng_state(self.noise.device) if self.noise.device.type == "cuda" else None,
         }
 
     def load(self, checkpoint: dict[str, Any], file: Path) -> None:
@@ -179,9 +177,7 @@ class _State:
         self.best_score = checkpoint["best_score"]
 
 
-def _run_epochs(
-    run: Run, state: _State, train_set: _Examples, validation_set: _Examples, progress: Progress
-) -> None:
+def _run_epochs(run: Run, state: _State, train_set: _Examples, validation_set: _Examples, progress: Progress) -> None:
     config = run.config
     progress.begin(epoch=state.epoch, epochs=config.epochs, steps=state.steps_per_epoch)
     try:
@@ -223,9 +219,7 @@ def _run_epochs(
         progress.end()
 
 
-def _train_epoch(
-    config: TrainConfig, state: _State, train_set: _Examples, progress: Progress
-) -> dict[str, float]:
+def _train_epoch(config: TrainConfig, state: _State, train_set: _Examples, progress: Progress) -> dict[str, float]:
     model, device = state.model.train(), torch.device(config.device)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     loss_function = LOSSES[config.loss]
@@ -239,9 +233,7 @@ def _train_epoch(
         images = images.contiguous(memory_format=memory_format)
         try:
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                output = loss_function(
-                    model, images, labels, attack=attack, gamma=config.gamma, generator=state.noise
-                )
+                output = loss_function(model, images, labels, attack=attack, gamma=config.gamma, generator=state.noise)
             penalty = state.regularizer() if config.signed_strength else no_penalty
         except FloatingPointError as error:
             raise FloatingPointError(f"epoch {epoch}, step {step}: {error}") from error
@@ -278,9 +270,7 @@ def _validate(config: TrainConfig, model: nn.Module, validation_set: _Examples) 
             sums[0] += F.cross_entropy(logits, target, reduction="sum")
             sums[1] += (logits.argmax(1) == target).sum()
         for batch, target in batches(images[chosen], labels[chosen], config.batch_size, shuffle=False):
-            adversarial = attack(
-                model, batch.contiguous(memory_format=memory_format), target, generator=noise
-            )
+            adversarial = attack(model, batch.contiguous(memory_format=memory_format), target, generator=noise)
             sums[2] += (model(adversarial).argmax(1) == target).sum()
     loss, correct, correct_under_pgd = sums.tolist()
     return {
@@ -294,9 +284,7 @@ class _EpochMeter:
     """The numbers of each step of an epoch, kept on the device until somebody reads them."""
 
     def __init__(self, steps: int, device: torch.device) -> None:
-        self._rows = torch.zeros(
-            steps, 3, device=device
-        )  # summed over the batch: data loss, penalty, correct
+        self._rows = torch.zeros(steps, 3, device=device)  # summed over the batch: data loss, penalty, correct
         self._steps = 0
         self._images = 0
         self._start = time.perf_counter()

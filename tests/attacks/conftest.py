@@ -61,9 +61,7 @@ def net() -> Net:
 
 @pytest.fixture
 def batch() -> Callable[..., tuple[Tensor, Tensor]]:
-    def make(
-        count: int = 8, classes: int = 2, *, dtype: torch.dtype = torch.float32
-    ) -> tuple[Tensor, Tensor]:
+    def make(count: int = 8, classes: int = 2, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(7)
         images = torch.rand(count, *SHAPE, generator=generator).to(dtype)
         return images, torch.randint(classes, (count,), generator=generator)

@@ -86,9 +86,7 @@ Batch = Callable[..., tuple[Tensor, Tensor]]
         ({"model": torch.sin}, TypeError, r"model must be a torch\.nn\.Module"),
     ],
 )
-def test_bad_arguments(
-    linear: Any, batch: Batch, change: dict[str, Any], error: type[Exception], match: str
-) -> None:
+def test_bad_arguments(linear: Any, batch: Batch, change: dict[str, Any], error: type[Exception], match: str) -> None:
     images, labels = batch(8)
     arguments: dict[str, Any] = {"model": linear(2), "images": images, "labels": labels, "eps": 0.1, **change}
     with pytest.raises(error, match=match):

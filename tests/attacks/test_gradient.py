@@ -29,9 +29,7 @@ def test_pgd_reaches_the_corner_of_a_linear_model(
     expected = model.worst(images, labels, 0.2)
     assert found.dtype == dtype
     assert torch.equal(found, expected)
-    assert bool(((expected == 0) | (expected == 1)).any()), (
-        "the bounds must cut some pixels for this to test them"
-    )
+    assert bool(((expected == 0) | (expected == 1)).any()), "the bounds must cut some pixels for this to test them"
 
 
 def test_default_step_size_is_two_and_a_half_eps_over_steps(linear: Any, batch: Batch) -> None:
@@ -55,9 +53,7 @@ def test_targeted(linear: Any, batch: Batch, objective: Any) -> None:
     assert torch.equal(found, model.worst(images, labels, 0.3))
     away = pgd(model, images, labels, eps=0.3, steps=5, target=labels, objective=objective)
     assert torch.equal(away, model.worst(images, 1 - labels, 0.3))
-    assert torch.equal(
-        fgsm(model, images, labels, eps=0.3, target=1 - labels), model.worst(images, labels, 0.3)
-    )
+    assert torch.equal(fgsm(model, images, labels, eps=0.3, target=1 - labels), model.worst(images, labels, 0.3))
 
 
 def test_targeted_reaches_a_class_among_many(linear: Any, batch: Batch) -> None:
@@ -195,9 +191,7 @@ def test_uniform_start_fills_the_interval() -> None:
     assert -0.1 < uniform.min() < -0.095
     assert 0.095 < uniform.max() < 0.1 + 1e-7
     assert abs(float(uniform.mean())) < 0.005
-    gaussian = pgd(
-        Flat(), images, labels, eps=0.1, objective="kl", generator=torch.Generator().manual_seed(0)
-    )
+    gaussian = pgd(Flat(), images, labels, eps=0.1, objective="kl", generator=torch.Generator().manual_seed(0))
     assert 0.0009 < float((gaussian - images).std()) < 0.0011
     scaled = pgd(Flat(), images * 200, labels, eps=9.0, random_start="gaussian", bounds=(0, 200))
     assert 0.18 < float((scaled - images * 200).std()) < 0.22

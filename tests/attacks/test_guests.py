@@ -31,9 +31,7 @@ def test_leaves_nothing_behind(net: nn.Module, batch: Batch, mode: Any) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_interrupted_attack_leaves_nothing_behind(
-    net: nn.Module, batch: Batch, error: type[BaseException]
-) -> None:
+def test_an_interrupted_attack_leaves_nothing_behind(net: nn.Module, batch: Batch, error: type[BaseException]) -> None:
     images, labels = batch(classes=3)
     calls = []
 
@@ -54,9 +52,7 @@ def test_an_interrupted_attack_leaves_nothing_behind(
 @pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("objective", ["cross_entropy", "kl"])
-def test_works_in_any_gradient_mode(
-    net: nn.Module, batch: Batch, caller: Any, mode: Any, objective: Any
-) -> None:
+def test_works_in_any_gradient_mode(net: nn.Module, batch: Batch, caller: Any, mode: Any, objective: Any) -> None:
     net.dropout.p = 0.0
     images, labels = batch(classes=3)
 
@@ -122,9 +118,7 @@ def test_memory_format_is_kept(net: nn.Module, batch: Batch) -> None:
         lambda _, inputs: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
     )
     for restarts in (1, 2):
-        found = pgd(
-            net, images.to(memory_format=torch.channels_last), labels, eps=0.1, steps=2, restarts=restarts
-        )
+        found = pgd(net, images.to(memory_format=torch.channels_last), labels, eps=0.1, steps=2, restarts=restarts)
         assert found.is_contiguous(memory_format=torch.channels_last)
     assert all(seen[:4])
     assert torch.equal(fgsm(net, images[:, :, ::1].expand_as(images), labels, eps=0.0), images)

@@ -14,9 +14,7 @@ def test_kl_divergence() -> None:
     p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
     expected = (p * (p / q).log()).sum(1)
     torch.testing.assert_close(kl_divergence(logits, other), expected)
-    torch.testing.assert_close(
-        kl_divergence(logits.float(), other.float()), expected.float(), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(kl_divergence(logits.float(), other.float()), expected.float(), rtol=1e-4, atol=1e-5)
 
 
 def test_kl_divergence_of_certain_predictions_is_finite() -> None:
@@ -35,9 +33,7 @@ def test_margin() -> None:
 def test_cross_entropy() -> None:
     logits = torch.randn(5, 4, dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 3, 0])
-    expected = torch.stack(
-        [row.exp().sum().log() - row[label] for row, label in zip(logits, labels, strict=True)]
-    )
+    expected = torch.stack([row.exp().sum().log() - row[label] for row, label in zip(logits, labels, strict=True)])
     torch.testing.assert_close(evaluate_objective("cross_entropy", logits, labels, None), expected)
 
 

@@ -26,12 +26,8 @@ def positions(images: Tensor) -> list[int]:
 @given(count=st.integers(0, 40), batch_size=st.integers(1, 50), shuffle=st.booleans())
 def test_every_image_once_with_its_label(count: int, batch_size: int, shuffle: bool) -> None:
     images, labels = numbered(count)
-    parts = list(
-        batches(images, labels, batch_size, shuffle=shuffle, generator=torch.Generator().manual_seed(1))
-    )
-    assert [len(part) for part, _ in parts] == [
-        min(batch_size, count - i) for i in range(0, count, batch_size)
-    ]
+    parts = list(batches(images, labels, batch_size, shuffle=shuffle, generator=torch.Generator().manual_seed(1)))
+    assert [len(part) for part, _ in parts] == [min(batch_size, count - i) for i in range(0, count, batch_size)]
     seen = [position for part, _ in parts for position in positions(part)]
     assert sorted(seen) == list(range(count))
     assert [label for _, part in parts for label in part.tolist()] == [position % 3 for position in seen]
@@ -75,9 +71,7 @@ def test_bad_arguments_fail_at_the_call() -> None:
         batches(images.float(), labels, 2, shuffle=False)
     with pytest.raises(ValueError, match=r"images: expected uint8 .* shape \(4, 2, 2\)"):
         batches(images[:, 0], labels, 2, shuffle=False)
-    with pytest.raises(
-        ValueError, match=r"labels: expected int64 of shape \(4,\), found torch.int64 of shape \(3,\)"
-    ):
+    with pytest.raises(ValueError, match=r"labels: expected int64 of shape \(4,\), found torch.int64 of shape \(3,\)"):
         batches(images, labels[:3], 2, shuffle=False)
     with pytest.raises(ValueError, match=r"labels: expected int64 .* found torch\.int32"):
         batches(images, labels.int(), 2, shuffle=False)
@@ -93,9 +87,7 @@ def test_bad_arguments_fail_at_the_call() -> None:
     fraction=st.floats(0.15, 0.85),
     seed=st.integers(0, 2**32),
 )
-def test_the_split_is_stratified_disjoint_and_repeatable(
-    counts: list[int], fraction: float, seed: int
-) -> None:
+def test_the_split_is_stratified_disjoint_and_repeatable(counts: list[int], fraction: float, seed: int) -> None:
     images, _ = numbered(sum(counts))
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
@@ -105,9 +97,7 @@ def test_the_split_is_stratified_disjoint_and_repeatable(
         place = positions(part_images)
         assert place == sorted(place)
         assert torch.equal(part_labels, labels[place])
-    assert validation[1].bincount(minlength=len(counts)).tolist() == [
-        round(fraction * count) for count in counts
-    ]
+    assert validation[1].bincount(minlength=len(counts)).tolist() == [round(fraction * count) for count in counts]
     again = split_validation(images, labels, fraction, seed)
     assert torch.equal(again[1][0], validation[0])
 

@@ -51,13 +51,7 @@ def python2_bytes(pixels: np.ndarray, labels: list[int]) -> bytes:
     dtype = b"cnumpy\ndtype\n" + text(b"u1") + integer(0) + integer(1) + b"\x87R"
     dtype += b"(" + integer(3) + text(b"|") + b"NNN" + integer(-1) + integer(-1) + integer(0) + b"tb"
     raw = pixels.tobytes()
-    array = (
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
-        + integer(0)
-        + b"\x85"
-        + text(b"b")
-        + b"\x87R"
-    )
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + integer(0) + b"\x85" + text(b"b") + b"\x87R"
     array += b"(" + integer(1) + integer(len(pixels)) + integer(3072) + b"\x86" + dtype + b"\x89"
     array += b"T" + len(raw).to_bytes(4, "little") + raw + b"tb"
     numbers = b"](" + b"".join(map(integer, labels)) + b"e"
@@ -89,9 +83,7 @@ def test_loads_what_was_written(
         batches = [example_batch(seed) for seed in seeds]
         assert images.dtype == torch.uint8
         assert labels.dtype == torch.int64
-        assert torch.equal(
-            images, torch.from_numpy(np.concatenate([b[0] for b in batches])).reshape(-1, 3, 32, 32)
-        )
+        assert torch.equal(images, torch.from_numpy(np.concatenate([b[0] for b in batches])).reshape(-1, 3, 32, 32))
         assert labels.tolist() == [label for batch in batches for label in batch[1]]
 
 
@@ -127,9 +119,7 @@ def test_missing_batch_names_both_versions(tmp_path: Path) -> None:
 def test_binary_batch_of_another_size(tmp_path: Path, change: int) -> None:
     content = binary_bytes(*example_batch(0))
     (tmp_path / "test_batch.bin").write_bytes(content[:change] if change < 0 else content + bytes(change))
-    with pytest.raises(
-        DatasetFormatError, match=rf"test_batch.bin: expected 12292 bytes .* found {12292 + change}"
-    ):
+    with pytest.raises(DatasetFormatError, match=rf"test_batch.bin: expected 12292 bytes .* found {12292 + change}"):
         load("cifar10", "test", root=tmp_path)
 
 
@@ -150,16 +140,12 @@ class Attack:
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 @pytest.mark.parametrize("function", [os.mkdir, eval, getattr, np.load, np.frombuffer])
-def test_a_pickle_that_would_run_code_is_refused(
-    tmp_path: Path, function: Callable[..., Any], protocol: int
-) -> None:
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, function: Callable[..., Any], protocol: int) -> None:
     mark = tmp_path / "mark"
     attack = Attack(function, str(mark) if function is os.mkdir else f"__import__('os').mkdir({str(mark)!r})")
     content = pickle.dumps({"labels": [0] * PER_BATCH, "data": attack}, protocol=protocol)
     (tmp_path / "test_batch").write_bytes(content)
-    with pytest.raises(
-        DatasetFormatError, match=r"test_batch: refused: the pickle asks for \w+(\.\w+)*\.\w+"
-    ):
+    with pytest.raises(DatasetFormatError, match=r"test_batch: refused: the pickle asks for \w+(\.\w+)*\.\w+"):
         load("cifar10", "test", root=tmp_path)
     assert not mark.exists()
     if function in (os.mkdir, eval):  # the attack is a real one

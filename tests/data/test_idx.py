@@ -37,9 +37,7 @@ def write_pair(
     folder.mkdir(parents=True, exist_ok=True)
     for kind, array in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels)):
         content = idx_bytes(array)
-        (folder / f"{stem}-{kind}{'.gz' if zipped else ''}").write_bytes(
-            gzip.compress(content) if zipped else content
-        )
+        (folder / f"{stem}-{kind}{'.gz' if zipped else ''}").write_bytes(gzip.compress(content) if zipped else content)
 
 
 @pytest.fixture(autouse=True)
@@ -51,9 +49,7 @@ def _no_default_root(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize(("split", "stem"), [("train", "train"), ("test", "t10k")])
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
-def test_loads_what_was_written(
-    tmp_path: Path, name: str, split: str, stem: str, flat: bool, zipped: bool
-) -> None:
+def test_loads_what_was_written(tmp_path: Path, name: str, split: str, stem: str, flat: bool, zipped: bool) -> None:
     images, labels = example_arrays()
     write_pair(tmp_path if flat else tmp_path / FOLDERS[name], images, labels, stem=stem, zipped=zipped)
     loaded_images, loaded_labels = load(name, split, root=tmp_path)
@@ -92,9 +88,7 @@ def test_missing_files_name_file_places_and_remedy(tmp_path: Path, monkeypatch: 
     ):
         assert part in message
     assert "/usr/share" not in message  # a root that was named is not searched past
-    with pytest.raises(
-        DatasetNotFoundError, match="no root was given and the variable SKREG_DATA is not set"
-    ):
+    with pytest.raises(DatasetNotFoundError, match="no root was given and the variable SKREG_DATA is not set"):
         load("mnist", "train")
     monkeypatch.setenv("SKREG_DATA", str(tmp_path))
     with pytest.raises(DatasetNotFoundError, match="no train-images-idx3-ubyte, train-labels-idx1-ubyte"):
@@ -119,9 +113,7 @@ def test_label_out_of_range(tmp_path: Path) -> None:
     images, labels = example_arrays()
     labels[3] = 10
     write_pair(tmp_path, images, labels)
-    with pytest.raises(
-        DatasetFormatError, match=r"labels-idx1-ubyte: expected labels 0 to 9, found a label 10"
-    ):
+    with pytest.raises(DatasetFormatError, match=r"labels-idx1-ubyte: expected labels 0 to 9, found a label 10"):
         load("mnist", "train", root=tmp_path)
 
 
@@ -130,9 +122,7 @@ def test_fashion_mnist_is_not_taken_for_mnist(tmp_path: Path) -> None:
     labels[:10] = (9, 0, 0, 3, 0, 2, 7, 2, 5, 5)
     write_pair(tmp_path, images, labels)
     assert len(load("fashion-mnist", "train", root=tmp_path)[1]) == 20
-    with pytest.raises(
-        DatasetFormatError, match="expected the labels of mnist, found those of fashion-mnist"
-    ):
+    with pytest.raises(DatasetFormatError, match="expected the labels of mnist, found those of fashion-mnist"):
         load("mnist", "train", root=tmp_path)
 
 
@@ -191,9 +181,7 @@ def test_random_damage_gives_a_clear_error_or_a_right_load(
 ) -> None:
     images = example_arrays(2)[0]
     content = bytearray(idx_bytes(images))
-    for position, value in data.draw(
-        st.dictionaries(st.integers(0, 15), st.integers(0, 255), max_size=3)
-    ).items():
+    for position, value in data.draw(st.dictionaries(st.integers(0, 15), st.integers(0, 255), max_size=3)).items():
         content[position] = value
     content = bytearray(gzip.compress(bytes(content), mtime=0)) if zipped else content
     if zipped:
@@ -224,9 +212,7 @@ def test_a_lying_header_takes_no_memory(tmp_path: Path, zipped: bool) -> None:
         tracemalloc.stop()
 
 
-@pytest.mark.skipif(
-    not DEBIAN_FOLDER.is_dir(), reason=f"no {DEBIAN_FOLDER}: Debian package dataset-fashion-mnist"
-)
+@pytest.mark.skipif(not DEBIAN_FOLDER.is_dir(), reason=f"no {DEBIAN_FOLDER}: Debian package dataset-fashion-mnist")
 def test_the_real_fashion_mnist() -> None:
     images, labels = load("fashion-mnist", "test")
     assert images.shape == (10_000, 1, 28, 28)

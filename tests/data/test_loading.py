@@ -52,9 +52,7 @@ def test_a_limit_beyond_the_set_keeps_all(limit: int) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_limit_under_one(limit: int) -> None:
-    with pytest.raises(
-        ValueError, match=rf"limit: expected at least 1 image, or None for all, found {limit}"
-    ):
+    with pytest.raises(ValueError, match=rf"limit: expected at least 1 image, or None for all, found {limit}"):
         load("four-shapes", "test", limit=limit)
 
 

@@ -108,9 +108,7 @@ def test_folders_of_unknown_naming(tmp_path: Path, folders: list[str]) -> None:
     (tmp_path / "train").mkdir()
     for folder in folders:
         write_image(tmp_path / "train" / folder, shade=0)
-    with pytest.raises(
-        DatasetFormatError, match=rf"expected all 1000 ImageNet .* found {len(folders)} folders"
-    ):
+    with pytest.raises(DatasetFormatError, match=rf"expected all 1000 ImageNet .* found {len(folders)} folders"):
         load("restricted-imagenet", "train", root=tmp_path)
 
 

@@ -24,16 +24,12 @@ def boundary_distances(model: nn.Module, images: Tensor, dual: float) -> Tensor:
 
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize(("attack", "dual"), [("deepfool_l2", 2), ("deepfool_linf", 1)])
-def test_deepfool_overshoots_the_nearest_boundary_of_a_linear_model(
-    make_linear, grey_images, attack, dual, classes
-):
+def test_deepfool_overshoots_the_nearest_boundary_of_a_linear_model(make_linear, grey_images, attack, dual, classes):
     model = make_linear(classes)
     result = run_attack(model, grey_images, predictions(model, grey_images), attack)
     assert result.success.all()
     reached = result.l2 if dual == 2 else result.linf
-    torch.testing.assert_close(
-        reached, 1.05 * boundary_distances(model, grey_images, dual), rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(reached, 1.05 * boundary_distances(model, grey_images, dual), rtol=1e-6, atol=0)
 
 
 def test_fgsm_stops_at_the_first_eps_of_its_grid_beyond_the_boundary(make_linear, grey_images):
@@ -55,9 +51,7 @@ def test_fgsm_does_not_refine_a_late_hit(make_linear, grey_images):
     assert (distance > 0.021).any()
     late = distance > 0.021
     result = run_attack(model, grey_images, labels, "fgsm")
-    torch.testing.assert_close(
-        result.linf[late], ((distance[late] * 1000).floor() + 1) / 1000, rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(result.linf[late], ((distance[late] * 1000).floor() + 1) / 1000, rtol=0, atol=1e-12)
 
 
 def test_pgd_bisects_down_to_the_boundary(make_linear, grey_images):
@@ -231,9 +225,7 @@ def test_eps_bounds_what_counts_but_not_the_search(make_linear, grey_images):
 
 def test_batch_size_changes_nothing(make_net, grey_images):
     labels = predictions(make_net(), grey_images)
-    one, all_at_once = (
-        run_attack(make_net(), grey_images, labels, "deepfool_l2", batch_size=size) for size in (1, 64)
-    )
+    one, all_at_once = (run_attack(make_net(), grey_images, labels, "deepfool_l2", batch_size=size) for size in (1, 64))
     torch.testing.assert_close(one.adversarial, all_at_once.adversarial)
 
 
@@ -282,9 +274,7 @@ def test_no_images(make_net):
 
 def test_unknown_names_are_listed(make_net, grey_images):
     labels = torch.zeros(12, dtype=torch.int64)
-    with pytest.raises(
-        ValueError, match="attack must be one of 'fgsm', 'pgd', 'deepfool_l2', 'deepfool_linf'"
-    ):
+    with pytest.raises(ValueError, match="attack must be one of 'fgsm', 'pgd', 'deepfool_l2', 'deepfool_linf'"):
         run_attack(make_net(), grey_images, labels, "deepfool")
     with pytest.raises(ValueError, match="preset must be one of 'paper', 'foolbox3'"):
         run_attack(make_net(), grey_images, labels, "fgsm", preset="today")

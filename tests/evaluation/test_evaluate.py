@@ -101,9 +101,7 @@ def test_foolbox3_runs_fgsm_and_pgd_at_eps(make_linear, grey_images):
 def test_progress_names_every_step(make_linear, grey_images):
     steps: list[str] = []
     labels = torch.zeros(12, dtype=torch.int64)
-    evaluate_model(
-        make_linear(2), grey_images, labels, eps=0.02, attacks=["deepfool_l2"], progress=steps.append
-    )
+    evaluate_model(make_linear(2), grey_images, labels, eps=0.02, attacks=["deepfool_l2"], progress=steps.append)
     assert steps == ["clean", "deepfool_l2", "eps 0.02"]
 
 

@@ -59,8 +59,7 @@ def test_more_radius_leaves_fewer(make_net, noise_images):
     with torch.no_grad():
         labels = net(noise_images).argmax(dim=1)
     counts = [
-        robust_accuracy(net, noise_images, labels, fixed_radius_pgd(eps, steps=10)).count
-        for eps in (1e-4, 0.05, 1.0)
+        robust_accuracy(net, noise_images, labels, fixed_radius_pgd(eps, steps=10)).count for eps in (1e-4, 0.05, 1.0)
     ]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] == 8

@@ -108,10 +108,7 @@ def test_command_reports_errors_on_one_line(run, tmp_path):
     assert "no run here" in result.stderr
     result = skreg("evaluate", run.path, "--attacks", "autoattack")
     assert result.exit_code == 1
-    assert (
-        "attack must be one of 'fgsm', 'pgd', 'deepfool_l2', 'deepfool_linf', found 'autoattack'"
-        in result.stderr
-    )
+    assert "attack must be one of 'fgsm', 'pgd', 'deepfool_l2', 'deepfool_linf', found 'autoattack'" in result.stderr
     result = skreg("evaluate", run.path, "--output", tmp_path / "r.csv")
     assert result.exit_code == 1
     assert "must end in .json or .md" in result.stderr

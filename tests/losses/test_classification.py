@@ -103,12 +103,8 @@ def test_the_loss_sets_the_objective(objective: Any) -> None:
     images, labels = make_batch()
     attack = PGD(0.1, steps=3, objective=objective, random_start="uniform")
     for name, own in [("T", "kl"), ("A", "cross_entropy"), ("L", "cross_entropy")]:
-        expected = pgd(
-            net, images, labels, eps=0.1, steps=3, objective=own, random_start="uniform", generator=seeded()
-        )
-        assert torch.equal(
-            LOSSES[name](net, images, labels, attack=attack, generator=seeded()).adversarial, expected
-        )
+        expected = pgd(net, images, labels, eps=0.1, steps=3, objective=own, random_start="uniform", generator=seeded())
+        assert torch.equal(LOSSES[name](net, images, labels, attack=attack, generator=seeded()).adversarial, expected)
 
 
 def test_vanilla_needs_no_attack() -> None:

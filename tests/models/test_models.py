@@ -44,9 +44,7 @@ def test_two_conv_takes_any_size_divisible_by_4(shape: tuple[int, int, int]) -> 
 
 
 def test_two_conv_has_the_sizes_of_the_paper_it_follows() -> None:
-    sizes = {
-        name: tuple(p.shape) for name, p in build_for("mnist").named_parameters() if name.endswith("weight")
-    }
+    sizes = {name: tuple(p.shape) for name, p in build_for("mnist").named_parameters() if name.endswith("weight")}
     assert sizes == {
         "conv1.weight": (32, 1, 5, 5),
         "conv2.weight": (64, 32, 5, 5),
@@ -64,9 +62,7 @@ def test_resnet18_has_the_small_stem() -> None:
     assert not any(isinstance(module, nn.MaxPool2d) for module in model.modules())
     # The stem keeps the 32 x 32 pixels and each of the three later stages halves them.
     seen: list[tuple[int, ...]] = []
-    model.get_submodule("resnet.layer4").register_forward_hook(
-        lambda *call: seen.append(tuple(call[2].shape))
-    )
+    model.get_submodule("resnet.layer4").register_forward_hook(lambda *call: seen.append(tuple(call[2].shape)))
     model.eval()(torch.rand(1, 3, 32, 32))
     assert seen == [(1, 512, 4, 4)]
 

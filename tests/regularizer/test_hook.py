@@ -32,9 +32,7 @@ def assert_same_parameters(found: nn.Module, expected: nn.Module, tolerance: flo
 
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], Optimizer]] = {
-    "sgd": lambda p: torch.optim.SGD(
-        p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-2, foreach=False
-    ),
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-2, foreach=False),
     "sgd foreach": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, foreach=True),
     "sgd fused": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=True),
     "sgd maximize": lambda p: torch.optim.SGD(p, lr=0.01, maximize=True),
@@ -194,9 +192,7 @@ def test_gradients_of_another_dtype(model: nn.Module) -> None:
 @pytest.mark.parametrize("unscale", [False, True], ids=["", "unscaled by the user"])
 @pytest.mark.parametrize("fused", [False, True], ids=["unfused", "fused"])
 @pytest.mark.parametrize("decoupled", [False, True], ids=["coupled", "decoupled"])
-def test_grad_scaler(
-    model: nn.Module, batches: list[Tensor], fused: bool, unscale: bool, decoupled: bool
-) -> None:
+def test_grad_scaler(model: nn.Module, batches: list[Tensor], fused: bool, unscale: bool, decoupled: bool) -> None:
     plain = copy.deepcopy(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=fused)
     plain_optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9)
@@ -311,9 +307,7 @@ def test_lbfgs_is_refused_and_pointed_to_the_loss_form(model: nn.Module) -> None
 
 def test_an_optimizer_of_other_parameters(model: nn.Module) -> None:
     optimizer = torch.optim.SGD(copy.deepcopy(model).parameters(), lr=0.1)
-    with pytest.raises(
-        ValueError, match=r"none of the regularized parameters \(first\.weight.*belongs to this SGD"
-    ):
+    with pytest.raises(ValueError, match=r"none of the regularized parameters \(first\.weight.*belongs to this SGD"):
         SmoothKernelRegularizer(model, STRENGTH).attach(optimizer)
 
 

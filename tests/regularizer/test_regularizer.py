@@ -30,9 +30,7 @@ def test_value_and_gradient_are_those_of_the_reference(
 ) -> None:
     reg = SmoothKernelRegularizer(model, strength, coefficients={"second.*": 2.5}, **options)
     value = reg()
-    expected = strength * reference.smooth_kernel_penalty(
-        weights_of(model), coefficients=[1.0, 2.5], **options
-    )
+    expected = strength * reference.smooth_kernel_penalty(weights_of(model), coefficients=[1.0, 2.5], **options)
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
     gradients = torch.autograd.grad(value, weights_of(model))
     expected_gradients = torch.autograd.grad(expected, weights_of(model))
@@ -133,9 +131,7 @@ def test_names_and_parameters(model: nn.Module) -> None:
 
 def test_repr_tells_what_is_regularized(model: nn.Module) -> None:
     text = repr(SmoothKernelRegularizer(model, 1e-2, reduction="mean"))
-    assert text.startswith(
-        "SmoothKernelRegularizer(2 layers, 20 kernels, strength=0.01, normalize='subtract'"
-    )
+    assert text.startswith("SmoothKernelRegularizer(2 layers, 20 kernels, strength=0.01, normalize='subtract'")
     assert "reduction='mean'" in text
 
 

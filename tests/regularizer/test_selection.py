@@ -49,9 +49,7 @@ def test_patterns(include: object, exclude: object, expected: list[str]) -> None
 
 
 def test_a_pattern_is_case_sensitive() -> None:
-    with pytest.raises(
-        ValueError, match=r"include: 'TWO\.\*' matches no parameter; candidates: .*two\.weight"
-    ):
+    with pytest.raises(ValueError, match=r"include: 'TWO\.\*' matches no parameter; candidates: .*two\.weight"):
         select_weights(Net(), include="TWO.*")
 
 
@@ -76,19 +74,13 @@ def test_pairs_are_all_taken() -> None:
 
 @pytest.mark.parametrize("exclude", ["linear.weight", ["two.*", "nothing"]])
 def test_an_exclude_pattern_without_a_match(exclude: object) -> None:
-    with pytest.raises(
-        ValueError, match=r"exclude: '(linear\.weight|nothing)' matches no parameter; candidates: "
-    ):
+    with pytest.raises(ValueError, match=r"exclude: '(linear\.weight|nothing)' matches no parameter; candidates: "):
         select_weights(Net(), exclude=exclude)
 
 
-@pytest.mark.parametrize(
-    ("include", "exclude"), [(None, "*"), ("pointwise*", None), ("two.*", "two.*"), ([], None)]
-)
+@pytest.mark.parametrize(("include", "exclude"), [(None, "*"), ("pointwise*", None), ("two.*", "two.*"), ([], None)])
 def test_an_empty_selection_lists_the_candidates(include: object, exclude: object) -> None:
-    with pytest.raises(
-        ValueError, match=r"leave no weight.*one element.*candidates: positions, one\.weight, .*up\.w"
-    ):
+    with pytest.raises(ValueError, match=r"leave no weight.*one element.*candidates: positions, one\.weight, .*up\.w"):
         select_weights(Net(), include, exclude)
 
 

@@ -53,9 +53,7 @@ def slow_high_frequency_energy(kernel: np.ndarray, size: int) -> float:
     normalize=st.sampled_from(["subtract", "divide", None]),
     seed=st.integers(0, 2**16),
 )
-def test_against_slow_formulas(
-    spatial: list[int], connectivity: int, normalize: str | None, seed: int
-) -> None:
+def test_against_slow_formulas(spatial: list[int], connectivity: int, normalize: str | None, seed: int) -> None:
     options = PenaltyOptions(normalize=normalize, connectivity=connectivity)
     generator = torch.Generator().manual_seed(seed)
     # Small enough for exp(S) to be finite for the largest of the kernels.
@@ -77,9 +75,7 @@ def test_against_slow_formulas(
 
 
 @pytest.mark.parametrize(("spatial", "size"), [((5,), 4096), ((3, 3), 512), ((7, 2), 512), ((2, 3, 2), 64)])
-def test_high_frequency_energy_is_that_of_the_padded_fourier_transform(
-    spatial: tuple[int, ...], size: int
-) -> None:
+def test_high_frequency_energy_is_that_of_the_padded_fourier_transform(spatial: tuple[int, ...], size: int) -> None:
     kernels = torch.randn(4, *spatial, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = [slow_high_frequency_energy(kernel, size) for kernel in kernels.numpy()]
     found = high_frequency_energy(kernels)

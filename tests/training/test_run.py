@@ -202,12 +202,8 @@ def test_damaged_text_files_are_named_with_the_line(copy):
 def test_weights_of_another_net_list_what_differs(copy):
     config = (copy / "config.json").read_text()
     (copy / "config.json").write_text(config.replace('"two_conv"', '"resnet18_cifar"'))
-    with pytest.raises(
-        RunError, match=r"best.safetensors does not hold.*missing: resnet.conv1.*unexpected: conv1"
-    ):
+    with pytest.raises(RunError, match=r"best.safetensors does not hold.*missing: resnet.conv1.*unexpected: conv1"):
         load_run(copy).load_model()
     (copy / "config.json").write_text(config.replace('"four-shapes"', '"mnist"'))
-    with pytest.raises(
-        RunError, match=r"last.pt .*another shape: fc2.weight \(net \(10, 1024\), file \(4, 1024\)"
-    ):
+    with pytest.raises(RunError, match=r"last.pt .*another shape: fc2.weight \(net \(10, 1024\), file \(4, 1024\)"):
         load_run(copy).load_model("last")

@@ -75,10 +75,7 @@ def test_every_kind_of_variant_trains(tmp_path, variant):
         assert record["loss"] == pytest.approx(record["data_loss"] + record["penalty"])
         sign = {"": 0, "R": 1, "H": -1}[variant[1:]]
         assert (record["penalty"] > 0) - (record["penalty"] < 0) == sign
-        assert (
-            record["score"]
-            == record["validation_accuracy" if variant[0] == "V" else "validation_pgd_accuracy"]
-        )
+        assert record["score"] == record["validation_accuracy" if variant[0] == "V" else "validation_pgd_accuracy"]
         assert 0 <= record["validation_pgd_accuracy"] <= record["validation_accuracy"] <= 1
         assert [layer["name"] for layer in record["layers"]] == ["conv1.weight", "conv2.weight"]
     model = run.load_model()
@@ -102,9 +99,9 @@ def test_training_learns_and_the_best_weights_are_those_of_the_best_epoch(tmp_pa
 
 def test_r_smooths_and_h_roughens(tmp_path):
     roughness = {
-        variant: train(config(variant=variant, strength=0.1, learning_rate=1e-2), tmp_path / variant).log[-1][
-            "layers"
-        ][0]["roughness"]
+        variant: train(config(variant=variant, strength=0.1, learning_rate=1e-2), tmp_path / variant).log[-1]["layers"][
+            0
+        ]["roughness"]
         for variant in ("V", "VR", "VH")
     }
     assert roughness["VR"] < 0.9 * roughness["V"]
@@ -189,8 +186,7 @@ def test_patience_ends_a_run_and_it_stays_ended(tmp_path, monkeypatch):
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
     first, second, other = (
-        train(config(variant="A", epochs=1, seed=seed), tmp_path / str(index))
-        for index, seed in enumerate((1, 1, 2))
+        train(config(variant="A", epochs=1, seed=seed), tmp_path / str(index)) for index, seed in enumerate((1, 1, 2))
     )
     assert_same(lasting(first), lasting(second))
     assert lasting(first)[1] != lasting(other)[1]
