@@ -1,0 +1,23 @@
+"""The benchmark: what skreg's penalty costs, beside PyTorch alone and beside a copy of the weights."""
+
+from skreg.benchmark.cases import SECTIONS, Case, build_cases
+from skreg.benchmark.contenders import CONTENDERS
+from skreg.benchmark.machine import describe_machine
+from skreg.benchmark.measure import Measurement, run_cases
+from skreg.benchmark.results import plot_size, print_measurements, write_csv
+from skreg.benchmark.weights import WEIGHT_SETS, make_weights
+
+__all__ = [
+    "CONTENDERS",
+    "SECTIONS",
+    "WEIGHT_SETS",
+    "Case",
+    "Measurement",
+    "build_cases",
+    "describe_machine",
+    "make_weights",
+    "plot_size",
+    "print_measurements",
+    "run_cases",
+    "write_csv",
+]

@@ -1,0 +1,134 @@
+"""Measurements for programs and for people: CSV, tables on a terminal, a plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skreg._extras import require
+from skreg.benchmark.cases import TITLES
+from skreg.benchmark.measure import Measurement
+from skreg.training.run import write_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+Machine = Mapping[str, str | int]
+
+
+def write_csv(path: str | os.PathLike[str], measurements: Sequence[Measurement], machine: Machine) -> None:
+    """Write a row a measurement, with the machine in its last columns, whole or not at all.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    text = io.StringIO()
+    names = [each.name for each in fields(Measurement)]
+    writer = csv.DictWriter(text, [*names, *machine], lineterminator="\n")
+    writer.writeheader()
+    for measurement in measurements:
+        writer.writerow({**asdict(measurement), **machine})
+    write_file(Path(path), text.getvalue().encode())
+
+
+def print_measurements(measurements: Sequence[Measurement], machine: Machine, console: Console) -> None:
+    """Print the machine and a table a section on a rich console."""
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False, markup=False)
+    for section, group in groupby(measurements, key=lambda each: each.section):
+        rows = list(group)
+        console.print(_table(TITLES[section], rows))
+        for note in dict.fromkeys(f"{row.contender}: {row.note}" for row in rows if row.note):
+            console.print(note, highlight=False, markup=False)
+        if section == "small":
+            for name, microseconds in split_small_call(rows).items():
+                console.print(f"{name}: {_time(microseconds)}", highlight=False)
+
+
+def _table(title: str, rows: Sequence[Measurement]) -> RichTable:
+    """A block a case, under a line with the weights and with whatever else differs between the cases."""
+    table: RichTable = require("rich.table", "lab").Table(
+        title=title, title_justify="left", box=require("rich.box", "lab").SIMPLE, padding=(0, 1, 0, 0)
+    )
+    table.add_column("")
+    for column in ("median", "spread", "x first", "GB/s", "of fresh\ncopy", "of ready\ncopy"):
+        table.add_column(column, justify="right", no_wrap=True)
+    labels = {"exponentiate": "exponentiate {}", "dtype": "{}", "layout": "{}", "threads": "{} threads"}
+    varying = [column for column in labels if len({getattr(row, column) for row in rows}) > 1]
+    for case, contenders in groupby(rows, key=lambda row: [row.weights, *(getattr(row, c) for c in varying)]):
+        told = [labels[column].format(value) for column, value in zip(varying, case[1:], strict=True)]
+        table.add_row(", ".join([case[0], *told]), style="bold")
+        for row in contenders:
+            table.add_row(f"  {row.contender}", *_cells(row))
+        table.add_section()
+    return table
+
+
+def _cells(row: Measurement) -> list[str]:
+    if row.median_us is None or row.lower_us is None or row.upper_us is None:
+        return ["not run", "", "", "", "", ""]
+    return [
+        _time(row.median_us),
+        f"{(row.upper_us - row.lower_us) / row.median_us:.0%}",
+        "" if row.times_first is None else f"{row.times_first:.2f}",
+        "" if row.gb_per_s is None else f"{row.gb_per_s:.2f}",
+        "" if row.of_fresh_copy is None else f"{row.of_fresh_copy:.0%}",
+        "" if row.of_ready_copy is None else f"{row.of_ready_copy:.0%}",
+    ]
+
+
+def _time(microseconds: float) -> str:
+    if abs(microseconds) < 1e3:
+        return f"{microseconds:.1f} µs"
+    return f"{microseconds / 1e3:.2f} ms" if abs(microseconds) < 1e6 else f"{microseconds / 1e6:.2f} s"
+
+
+def split_small_call(rows: Sequence[Measurement]) -> dict[str, float]:
+    """Microseconds of `reg()` and backward by what they go to, as differences of the section small's medians.
+
+    The operator on one kernel a layer has no work to speak of: it costs dispatch, checks and the results'
+    memory. A function whose gradients are there already costs what autograd costs.
+    """
+    medians = {row.contender: row.median_us or 0.0 for row in rows}
+    whole, operator = medians["ours, autograd"], medians["ours"]
+    call, autograd = medians["ours on one kernel"], medians["autograd alone"]
+    return {
+        "arithmetic and memory": operator - call,
+        "call of the operator": call,
+        "autograd": autograd,
+        "selection and checks in Python": whole - operator - autograd,
+    }
+
+
+def plot_size(measurements: Sequence[Measurement], machine: Machine) -> Figure:
+    """Time against the number of weights, both logarithmic; the band spans the quartiles.
+
+    Raises:
+        ValueError: there are no measurements of the section size.
+    """
+    rows = [row for row in measurements if row.section == "size" and row.median_us is not None]
+    if not rows:
+        raise ValueError("plot: expected measurements of the section size, found none; run that section too")
+    figure = require("matplotlib.figure", "lab").Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name in dict.fromkeys(row.contender for row in rows):
+        points = sorted((row for row in rows if row.contender == name), key=lambda row: row.count)
+        counts = [row.count for row in points]
+        style = "--" if name.startswith("copy") else "-"
+        (line,) = axes.loglog(counts, [row.median_us for row in points], style, marker="o", markersize=3, label=name)
+        lower, upper = [row.lower_us for row in points], [row.upper_us for row in points]
+        axes.fill_between(counts, lower, upper, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set_xlabel("weights")
+    axes.set_ylabel("µs a call, value and gradient")
+    where = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
+    axes.set_title(f"{where}, threads: {rows[0].threads}, {rows[0].dtype}", fontsize="medium")
+    axes.grid(alpha=0.3, which="major")
+    axes.legend(fontsize="small")
+    return figure  # type: ignore[no-any-return]

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import gc
+import time
+
+import pytest
+
+from skreg.benchmark import timing
+from skreg.benchmark.timing import time_interleaved
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """The calls in order; each takes as long as a sample has to, so that none repeats within one."""
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 1e-4)
+    monkeypatch.setattr(timing, "EVICTING_BYTES", 1 << 10)
+    return []
+
+
+def logging_calls(log, names, seconds=2e-4):
+    def call(name):
+        log.append(name)
+        time.sleep(seconds)
+
+    return {name: lambda name=name: call(name) for name in names}
+
+
+def test_every_round_calls_everyone_once_and_orders_differ(log):
+    times = time_interleaved(logging_calls(log, "abc"), rounds=8, seconds=10)
+    rounds = ["".join(log[-24:][start : start + 3]) for start in range(0, 24, 3)]
+    assert all(sorted(each) == ["a", "b", "c"] for each in rounds)
+    assert len(set(rounds)) > 1
+    assert {name: len(samples) for name, samples in times.items()} == {"a": 8, "b": 8, "c": 8}
+
+
+def test_orders_come_from_the_seed(log):
+    def order(seed):
+        log.clear()
+        time_interleaved(logging_calls(log, "abcd"), rounds=5, seconds=10, seed=seed)
+        return log[-20:]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+def test_times_are_seconds_a_call(log):
+    times = time_interleaved(
+        {"slow": lambda: time.sleep(0.01), "fast": lambda: time.sleep(0.001)}, rounds=3, seconds=10
+    )
+    assert 0.01 <= min(times["slow"]) < 0.1
+    assert 0.001 <= min(times["fast"]) < 0.01
+
+
+def test_short_calls_repeat_within_a_sample(monkeypatch):
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 2e-3)
+    count = 0
+
+    def call():
+        nonlocal count
+        count += 1
+
+    times = time_interleaved({"short": call}, rounds=3, seconds=10)
+    assert count > 100
+    assert max(times["short"]) < 1e-3  # a call, not a sample
+
+
+def test_cold_calls_once_a_sample_and_without_warm_up(log):
+    time_interleaved(logging_calls(log, "a", seconds=0), rounds=4, seconds=10, cold=True)
+    assert log == ["a"] * 4
+
+
+def test_time_ends_the_rounds_but_not_before_three(log):
+    times = time_interleaved(logging_calls(log, "ab", seconds=0.01), rounds=100, seconds=0.001)
+    assert {len(samples) for samples in times.values()} == {3}
+
+
+def test_garbage_collection_rests_while_measuring_and_comes_back(log):
+    seen = []
+    with pytest.raises(ZeroDivisionError):
+        time_interleaved({"a": lambda: seen.append(gc.isenabled()) or 1 / 0}, rounds=1, seconds=1, cold=True)
+    assert seen == [False]
+    assert gc.isenabled()
