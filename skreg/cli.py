@@ -408,7 +408,7 @@ def evaluate(
 def bench(
     sections: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SECTION]...", help=f"Of {', '.join(SECTIONS)}; all by default."),
+        typer.Argument(metavar="SECTION...", help=f"Of {', '.join(SECTIONS)}; all by default."),
     ] = None,
     weights: Annotated[str, typer.Option(help="Nets whose conv weights are measured, separated by commas.")] = ",".join(
         WEIGHT_SETS
