@@ -13,7 +13,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from skreg.options import PenaltyOptions
-from skreg.penalty import add_penalty_gradient_
+from skreg.penalty import add_penalty_gradient_, check_finite
 
 if TYPE_CHECKING:
     from skreg.regularizer import SmoothKernelRegularizer
@@ -52,6 +52,8 @@ def attach(regularizer: SmoothKernelRegularizer, optimizer: Optimizer, *, decoup
             decouple with.
         RuntimeError: the regularizer is attached to it already; at a step: a closure was given, which would
             replace the gradients after the penalty was added.
+        FloatingPointError: at a step, on the CPU: the penalty is not finite. The coupled form raises before the
+            weights change.
     """
     _check_optimizer(regularizer, optimizer, decoupled)
     if decoupled:
@@ -100,7 +102,7 @@ class _GradientAddition(_Hook):
                 "optimizer.step(closure) computes the gradients anew and would lose the attached penalty; "
                 f"call step() without a closure, or {_LOSS_FORM}"
             )
-        _, weights, coefficients = self.regularizer.trainable(_owned(optimizer))
+        names, weights, coefficients = self.regularizer.trainable(_owned(optimizer))
         gradients = []
         for weight in weights:
             if weight.grad is None:
@@ -108,7 +110,7 @@ class _GradientAddition(_Hook):
             gradients.append(weight.grad)
         # GradScaler leaves the gradients of a fused optimizer scaled, and says by how much in this attribute.
         scale = getattr(optimizer, "grad_scale", None)
-        _add_gradient_(weights, gradients, coefficients, self.regularizer.options, scale)
+        _add_gradient_(names, weights, gradients, coefficients, self.regularizer.options, scale)
 
 
 class _DecoupledStep(_Hook):
@@ -121,7 +123,7 @@ class _DecoupledStep(_Hook):
         taken = None if found_inf is None else (found_inf == 0).float()
         for group in optimizer.param_groups:
             owned = {id(parameter) for parameter in group["params"]}
-            _, weights, coefficients = self.regularizer.trainable(owned)
+            names, weights, coefficients = self.regularizer.trainable(owned)
             if not weights:
                 continue
             # Buffers of their own, because a kernel's gradient needs all of the kernel as it was.
@@ -131,7 +133,7 @@ class _DecoupledStep(_Hook):
                 # It may live on another device: no reading of its value.
                 scale = lr if taken is None else lr * taken.to(lr.device)
                 lr = 1.0
-            _add_gradient_(weights, steps, coefficients * -lr, self.regularizer.options, scale)
+            _add_gradient_(names, weights, steps, coefficients * -lr, self.regularizer.options, scale)
             torch._foreach_add_(weights, steps)
 
 
@@ -141,6 +143,7 @@ def _owned(optimizer: Optimizer) -> set[int]:
 
 
 def _add_gradient_(
+    names: list[str],
     weights: list[Tensor],
     targets: list[Tensor],
     coefficients: Tensor,
@@ -152,10 +155,14 @@ def _add_gradient_(
     for index, weight in enumerate(weights):
         by_device[weight.device].append(index)
     for device, members in by_device.items():
-        add_penalty_gradient_(
-            [weights[index] for index in members],
+        chosen = [weights[index] for index in members]
+        factors = coefficients[torch.tensor(members, device="cpu")]
+        values = add_penalty_gradient_(
+            chosen,
             [targets[index] for index in members],
-            coefficients[torch.tensor(members, device="cpu")],
+            factors,
             options,
             None if scale is None else scale.to(device, non_blocking=True),
         )
+        if device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait for the device
+            check_finite(values.double().dot(factors), chosen, factors, options, [names[i] for i in members])

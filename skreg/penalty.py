@@ -82,7 +82,7 @@ def penalty(
     if torch.compiler.is_compiling() or _inside_functorch():
         return total
     if error_if_nonfinite or (error_if_nonfinite is None and first.type == "cpu"):
-        _check_finite(total, weights, coefficients, options, names)
+        check_finite(total, weights, coefficients, options, names)
     return total
 
 
@@ -266,13 +266,14 @@ def check_coefficients(coefficients: Sequence[float] | Tensor | None, count: int
     return tensor.contiguous()
 
 
-def _check_finite(
+def check_finite(
     total: Tensor,
     weights: Sequence[Tensor],
     coefficients: Tensor,
     options: PenaltyOptions,
     names: Sequence[str] | None,
 ) -> None:
+    """Raise the `FloatingPointError` that names the weight and its exponent, unless `total` is finite."""
     if math.isfinite(total.item()):
         return
     with torch.no_grad():

@@ -26,8 +26,8 @@ template <class S, class Shape> struct Chunk {
   const Layer &layer;
   const Pass &pass;
   const Shape shape;
-  Vector score_sum{}, slope_sum{};
-  double score_total = 0, slope_total = 0;
+  using Doubles = typename VectorOf<S>::doubles;
+  Doubles score_sum{}, slope_sum{};
 
   // Computes one vector of kernels: `out` gets the result (and serves as scratch), `active` lanes count.
   template <Work work> SKREG_INLINE void compute(const Vector *k, const Vector *v, Vector *out, int active) {
@@ -48,7 +48,7 @@ template <class S, class Shape> struct Chunk {
       const Vector factor = f.slope * S(layer.coefficient), a = factor * s.a, b = factor * s.b;
       for_each_position(shape, [&](auto p) { out[p] = a * out[p] + b * k[p]; });
     }
-    collect(f.value, slope, active);
+    collect<work>(f.value, slope, active);
   }
 
   SKREG_INLINE void finish_hessian(const Vector *k, const Vector *v, Vector *out, const Score<Vector> &s,
@@ -65,11 +65,12 @@ template <class S, class Shape> struct Chunk {
     });
   }
 
-  SKREG_INLINE void collect(Vector score, Vector slope, int active) {
-    for (int i = 0; i < active; i++) {
-      score_total += score[i];
-      slope_total += slope[i];
-    }
+  template <Work work> SKREG_INLINE void collect(Vector score, Vector slope, int active) {
+    for (int i = active; i < width; i++)
+      score[i] = slope[i] = 0;
+    score_sum += __builtin_convertvector(score, Doubles);
+    if constexpr (work == Work::hessian)
+      slope_sum += __builtin_convertvector(slope, Doubles);
   }
 
   // Calls f(c) for the first position of every group of four.
@@ -212,7 +213,12 @@ template <class S, class Shape> struct Chunk {
       run_packed<work>(begin, end, static_cast<S *>(scratch));
     else
       run_strided<work>(begin, end, static_cast<S *>(scratch));
-    return {score_total, slope_total};
+    Sums sums;
+    for (int i = 0; i < width; i++) {
+      sums.score += score_sum[i];
+      sums.slope += slope_sum[i];
+    }
+    return sums;
   }
 };
 

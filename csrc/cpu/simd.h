@@ -13,6 +13,7 @@ namespace SKREG_ARITHMETIC {
 template <class S> struct VectorOf {
   static constexpr int width = SKREG_VECTOR_BYTES / sizeof(S); // 4 at least: work goes by groups of 4
   typedef S type __attribute__((vector_size(SKREG_VECTOR_BYTES)));
+  typedef double doubles __attribute__((vector_size(SKREG_VECTOR_BYTES / sizeof(S) * sizeof(double))));
   typedef S quad __attribute__((vector_size(4 * sizeof(S))));
   typedef S quad_anywhere __attribute__((vector_size(4 * sizeof(S)), aligned(alignof(S)), may_alias));
   typedef S anywhere __attribute__((vector_size(SKREG_VECTOR_BYTES), aligned(alignof(S)), may_alias));
@@ -90,22 +91,40 @@ template <class V> SKREG_INLINE void transpose_groups(V &r0, V &r1, V &r2, V &r3
   r3 = high_halves(b, d, Lanes{});
 }
 
+// Joins and cuts of vectors in registers: through memory they would stall on the store before.
+template <class Half, int... I> SKREG_INLINE auto join(Half x, Half y, std::integer_sequence<int, I...>) {
+  return SKREG_SHUFFLE(Half, x, y, I...);
+}
+template <int Group, class V, int... I> SKREG_INLINE auto cut(V v, std::integer_sequence<int, I...>) {
+  return SKREG_SHUFFLE(V, v, v, (4 * Group + I)...);
+}
+
 // Lane group g of the result: the four elements at `p + 4 * g * stride`.
 template <class S> SKREG_INLINE typename VectorOf<S>::type load_groups(const S *p, int64_t stride) {
   using Types = VectorOf<S>;
-  typename Types::quad parts[Types::width / 4];
-  for (int g = 0; g < Types::width / 4; g++)
-    parts[g] = *reinterpret_cast<const typename Types::quad_anywhere *>(p + 4 * g * stride);
-  typename Types::type result;
-  std::memcpy(&result, parts, sizeof result);
-  return result;
+  const auto part = [&](int g) ->
+      typename Types::quad { return *reinterpret_cast<const typename Types::quad_anywhere *>(p + 4 * g * stride); };
+  constexpr std::make_integer_sequence<int, 8> eight{};
+  if constexpr (Types::width == 4)
+    return part(0);
+  else if constexpr (Types::width == 8)
+    return join(part(0), part(1), eight);
+  else
+    return join(join(part(0), part(1), eight), join(part(2), part(3), eight), std::make_integer_sequence<int, 16>{});
+}
+template <int Group, class S> SKREG_INLINE void store_group(typename VectorOf<S>::type v, S *p, int64_t stride) {
+  using Quad = typename VectorOf<S>::quad_anywhere;
+  *reinterpret_cast<Quad *>(p + 4 * Group * stride) = cut<Group>(v, std::make_integer_sequence<int, 4>{});
 }
 template <class S> SKREG_INLINE void store_groups(typename VectorOf<S>::type v, S *p, int64_t stride) {
-  using Types = VectorOf<S>;
-  typename Types::quad parts[Types::width / 4];
-  std::memcpy(parts, &v, sizeof v);
-  for (int g = 0; g < Types::width / 4; g++)
-    *reinterpret_cast<typename Types::quad_anywhere *>(p + 4 * g * stride) = parts[g];
+  constexpr int width = VectorOf<S>::width;
+  store_group<0, S>(v, p, stride);
+  if constexpr (width >= 8)
+    store_group<1, S>(v, p, stride);
+  if constexpr (width >= 16) {
+    store_group<2, S>(v, p, stride);
+    store_group<3, S>(v, p, stride);
+  }
 }
 
 } // namespace SKREG_ARITHMETIC

@@ -331,3 +331,16 @@ def test_decoupled_needs_a_learning_rate(model: nn.Module) -> None:
     reg.attach(optimizer)
     optimizer.step()
     assert model.first.weight.grad is not None
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_an_overflowing_penalty_stops_the_step_and_names_the_layer(decoupled):
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3), torch.nn.Conv2d(1, 1, 3))
+    with torch.no_grad():
+        model[1].weight.zero_()[0, 0, 1, 1] = 6.0  # S = 4 * 36 - 36
+    before = model[1].weight.clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    SmoothKernelRegularizer(model).attach(optimizer, decoupled=decoupled)
+    with pytest.raises(FloatingPointError, match=r"1\.weight.*exponent reached 108\.0"):
+        optimizer.step()
+    assert torch.equal(model[1].weight, before)
