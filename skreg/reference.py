@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from skreg._weights import check_coefficients, check_weights
 from skreg.options import Exponentiate, Normalize, PenaltyOptions, Reduction
 
 
@@ -112,8 +113,6 @@ def smooth_kernel_penalty(
         >>> float(reference.smooth_kernel_penalty([torch.ones(2, 3, 3, 3)], exponentiate=None))
         -54.0
     """
-    from skreg.penalty import check_coefficients, check_weights
-
     options = PenaltyOptions(normalize, exponentiate, reduction, connectivity, max_exponent)
     weights = check_weights(weights)
     return weighted_sum(weights, check_coefficients(coefficients, len(weights)), options)

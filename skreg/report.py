@@ -8,8 +8,9 @@ import torch
 
 from skreg import native, reference
 from skreg._version import __version__
+from skreg._weights import DTYPES
 from skreg.options import PenaltyOptions
-from skreg.penalty import DTYPES, penalty
+from skreg.penalty import penalty
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
-from skreg.penalty import check_weights
+from skreg._weights import check_weights
 
 Patterns = str | Sequence[str]
 
