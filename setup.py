@@ -14,7 +14,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext as setuptools_build_ext
 
 CPU_SOURCES = ["csrc/skreg.cpp", *sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp"))]
-CUDA_SOURCES = sorted(str(p) for p in Path("csrc/cuda").glob("*.cu"))
+CUDA_SOURCES = sorted(str(p) for p in Path("csrc/cuda").glob("*.c*") if p.suffix in (".cu", ".cpp"))
 HEADERS = sorted(str(p) for p in Path("csrc").rglob("*.h*")) + sorted(str(p) for p in Path("csrc").rglob("*.cuh"))
 # The LibTorch stable ABI of this version: a build against any later torch runs under all of them.
 TARGET_VERSION = "-DTORCH_TARGET_VERSION=0x020a000000000000"

@@ -26,13 +26,15 @@ struct DynamicShape {
 } // namespace skreg
 
 // Each SIMD level compiles this header into a namespace of its own, so that the linker cannot mix their code.
-#ifndef SKREG_ARITHMETIC
+#ifdef SKREG_ARITHMETIC
+namespace SKREG_ARITHMETIC {
+using skreg::DynamicShape, skreg::kDivide, skreg::kKernel, skreg::kLayer, skreg::kNoNormalize, skreg::kSubtract;
+}
+#else
 #define SKREG_ARITHMETIC skreg
 #endif
 
 namespace SKREG_ARITHMETIC {
-
-using skreg::DynamicShape, skreg::kDivide, skreg::kKernel, skreg::kLayer, skreg::kNoNormalize, skreg::kSubtract;
 
 // The same with a size that the compiler knows.
 template <int Depth, int Height, int Width, int Connectivity> struct StaticShape {

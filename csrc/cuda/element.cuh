@@ -1,0 +1,59 @@
+// Elements in memory: float, double, bfloat16, float16, one by one and 16 bytes at a time.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "records.h"
+
+namespace skreg {
+
+// Calls f with a pointer of the element type.
+template <class F> __device__ __forceinline__ void with_type(char *data, Dtype dtype, F &&f) {
+  switch (dtype) {
+  case Dtype::float32:
+    return f(reinterpret_cast<float *>(data));
+  case Dtype::float64:
+    return f(reinterpret_cast<double *>(data));
+  case Dtype::bfloat16:
+    return f(reinterpret_cast<__nv_bfloat16 *>(data));
+  default:
+    return f(reinterpret_cast<__half *>(data));
+  }
+}
+
+template <class T, class E> __device__ __forceinline__ T widen(E x) { return T(x); }
+template <class T> __device__ __forceinline__ T widen(__nv_bfloat16 x) { return T(__bfloat162float(x)); }
+template <class T> __device__ __forceinline__ T widen(__half x) { return T(__half2float(x)); }
+
+template <class E> struct Narrow {
+  template <class T> static __device__ __forceinline__ E from(T x) { return E(x); }
+};
+template <> struct Narrow<__nv_bfloat16> {
+  template <class T> static __device__ __forceinline__ __nv_bfloat16 from(T x) { return __float2bfloat16_rn(float(x)); }
+};
+template <> struct Narrow<__half> {
+  template <class T> static __device__ __forceinline__ __half from(T x) { return __float2half_rn(float(x)); }
+};
+
+template <class E> constexpr int kVector = 16 / int(sizeof(E));
+
+template <class E> struct alignas(16) Vector {
+  E element[kVector<E>];
+};
+// As many numbers as a vector has, in shared memory.
+template <class E> struct alignas(kVector<E> >= 4 ? 16 : 8) Numbers {
+  float number[kVector<E>];
+};
+
+__device__ __forceinline__ bool is_aligned(const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+template <class T>
+__device__ __forceinline__ void store_element(T x, char *data, Dtype dtype, int64_t at, bool add) {
+  with_type(data, dtype, [&](auto *p) {
+    using E = std::remove_reference_t<decltype(*p)>;
+    p[at] = Narrow<E>::from(add ? widen<T>(p[at]) + x : x);
+  });
+}
+
+} // namespace skreg
