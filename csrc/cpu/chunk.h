@@ -137,9 +137,9 @@ template <class S, class Shape> struct Chunk {
   }
 
   template <Work work> void run_packed(int64_t begin, int64_t end, S *scratch) {
-    const int64_t n = shape.size, tile = kTile * n + 4;
+    const int64_t n = shape.size, tile = (kTile * n + 4 + 15) / 16 * 16;
     S *stage_k = scratch, *stage_v = stage_k + tile, *result = stage_v + tile;
-    Vector *dynamic = reinterpret_cast<Vector *>(scratch + (3 * tile + 15) / 16 * 16);
+    Vector *dynamic = reinterpret_cast<Vector *>(scratch + 3 * tile);
     for (int64_t t = begin; t < end; t += kTile) {
       const int count = int(end - t < kTile ? end - t : kTile);
       const S *source = packed_source(layer.weight, t, count, stage_k);
@@ -158,6 +158,8 @@ template <class S, class Shape> struct Chunk {
       if constexpr (work != Work::sums)
         narrow(result, layer.result, t * n, count * n, pass.add, pass.stream);
     }
+    if (pass.stream)
+      stream_fence();
   }
 
   template <Work work> void run_strided(int64_t begin, int64_t end, S *scratch) {

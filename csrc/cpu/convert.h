@@ -64,7 +64,7 @@ template <class S> void widen(const Operand &from, int64_t at, int64_t n, S *to)
   });
 }
 
-// Around the caches: the line is not read before it is written. `to` is aligned to the vector.
+// Around the caches: the line is not read before it is written. Other threads see it after stream_fence().
 template <class S> void stream_out(const S *from, int64_t n, S *to) {
   int64_t i = 0;
 #ifdef SKREG_STREAM_STORE
@@ -78,6 +78,12 @@ template <class S> void stream_out(const S *from, int64_t n, S *to) {
 #endif
   for (; i < n; i++)
     to[i] = from[i];
+}
+
+inline void stream_fence() {
+#ifdef SKREG_STREAM_STORE
+  _mm_sfence();
+#endif
 }
 
 template <class S> void narrow(const S *from, const Operand &to, int64_t at, int64_t n, bool add, bool stream) {

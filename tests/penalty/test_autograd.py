@@ -157,3 +157,13 @@ def test_the_bits_do_not_depend_on_threads_or_company():
             _, v, g = native.operators.value_and_gradients([w], c[:1], *encoded)
             assert torch.equal(v[0], values[i])
             assert torch.equal(g[0], gradients[i])
+
+
+@needs_native
+def test_results_larger_than_the_caches_are_written_around_them():
+    weight = torch.randn(900, 901, 3, 3, generator=torch.Generator().manual_seed(0)) * 0.1  # 29 MB, an odd count
+    c, encoded = torch.ones(1, dtype=torch.float64), PenaltyOptions().native()
+    (whole,) = native.operators.gradients([weight], c, None, *encoded)
+    for part in (slice(None, 450), slice(450, None)):
+        (gradient,) = native.operators.gradients([weight[part]], c, None, *encoded)
+        assert torch.equal(whole[part], gradient)
