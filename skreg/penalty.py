@@ -116,7 +116,7 @@ class SmoothKernelPenalty(torch.autograd.Function):
         gradients = ctx.__dict__.pop("gradients", None)
         if gradients is None:
             gradients = native.operators.gradients(saved, coefficients, grad_output, *ctx.options.native())
-        else:
+        elif grad_output.device.type != "cpu" or grad_output.item() != 1:  # elsewhere reading it would wait
             native.operators.scale_(gradients, grad_output)
         return None, None, *gradients
 
