@@ -65,8 +65,8 @@ def exponential(score: Tensor, max_exponent: float | None) -> Tensor:
     """exp, continued above `max_exponent` by its tangent there."""
     if max_exponent is None:
         return score.exp()
-    line = torch.exp(score.new_tensor(max_exponent)) * (1 + score - max_exponent)
-    return torch.where(score > max_exponent, line, score.clamp(max=max_exponent).exp())
+    # No choice between two results: the one not taken may be infinite, and its gradient then 0 times inf.
+    return score.clamp(max=max_exponent).exp() * (1 + torch.relu(score - max_exponent))
 
 
 def layer_penalty(weight: Tensor, options: PenaltyOptions) -> Tensor:

@@ -75,6 +75,15 @@ def test_native_equals_float64(level, dtype, layout_name, layout):
         assert float(error) < TOLERANCE[dtype], case
 
 
+@pytest.mark.parametrize("penalty", [skreg.smooth_kernel_penalty, reference.smooth_kernel_penalty])
+def test_a_limit_beyond_the_range_of_exp_changes_nothing(penalty):
+    weight = make((4, 3, 3, 3), torch.float32)
+    free, limited = (weight.clone().requires_grad_() for _ in range(2))
+    penalty([free]).backward()
+    penalty([limited], max_exponent=100.0).backward()  # exp(100) is infinite in float32
+    assert torch.equal(limited.grad, free.grad)
+
+
 def test_all_weights_in_one_call_of_mixed_dtypes():
     weights = [make((4, 3, 3, 3), d, i) for i, d in enumerate(TOLERANCE)] + [make((2, 2, 5), torch.float32, 9)]
     factors = [1.0, -2.0, 0.5, 3.0, 0.0]
