@@ -32,7 +32,9 @@ LAST_FILE = "last.pt"
 # A run may be made longer, and its data may have moved; anything else would be another run.
 _MAY_CHANGE = ("epochs", "data_root")
 
-_CHECKPOINT_KEYS = {"epoch", "best_epoch", "best_score", "model", "optimizer", "schedule", "order", "noise"}
+_CHECKPOINT_KEYS = {
+    "epoch", "best_epoch", "best_score", "model", "optimizer", "schedule", "order", "noise", "cpu_rng", "cuda_rng",
+}  # fmt: skip
 
 
 class RunError(RuntimeError):

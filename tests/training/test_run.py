@@ -160,6 +160,11 @@ def test_truncated_weights_are_named(copy, kept):
 
 
 def test_missing_and_foreign_files_are_named(copy):
+    incomplete = torch.load(copy / "last.pt", weights_only=True)
+    del incomplete["cpu_rng"]
+    torch.save(incomplete, copy / "last.pt")
+    with pytest.raises(RunError, match=r"last.pt is not a checkpoint of skreg"):
+        train(CONFIG, copy, resume=True)
     torch.save({"epoch": 1}, copy / "last.pt")
     with pytest.raises(RunError, match=r"last.pt is not a checkpoint of skreg"):
         load_run(copy).load_model("last")
