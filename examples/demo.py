@@ -15,7 +15,6 @@ anew.
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from skreg.data import DATASETS, load
 from skreg.evaluation import Evaluation, evaluate_runs, print_report, to_markdown, write_results
 from skreg.figures import kernels, save
 from skreg.training import ConsoleProgress, Run, TrainConfig, train
+from skreg.training.run import write_file
 
 VARIANTS = ("V", "VR", "VH", "A", "AR")
 
@@ -111,9 +111,7 @@ def write_report(path: Path, evaluations: Sequence[Evaluation], seconds: float) 
         max_exponent=MAX_EXPONENT,
         variants=" ".join(VARIANTS),
     )
-    partial = path.with_name(f"{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_file(path, text.encode())
 
 
 REPORT = """\

@@ -61,6 +61,8 @@ def check_images(images: object) -> None:
         raise TypeError(f"images must be a tensor, found {type(images).__name__}")
     if not images.is_floating_point():
         raise TypeError(f"images must be floating point, found {images.dtype}; divide uint8 pixels by 255 first")
+    if images.layout != torch.strided:
+        raise TypeError(f"images must be a dense tensor, found layout {images.layout}; call .to_dense() on them")
     if images.ndim != 4:
         raise ValueError(f"images must have shape (N, C, H, W), found {tuple(images.shape)}")
 

@@ -384,6 +384,7 @@ def evaluate(
     """
     if output is not None:
         check_results_path(output)
+        output.parent.mkdir(parents=True, exist_ok=True)  # now, not after hours of work
     with Console(stderr=True).status("") as status:
         evaluations = evaluate_runs(
             runs,

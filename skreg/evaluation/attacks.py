@@ -17,6 +17,7 @@ from skreg._checks import (
     check_labels,
     check_logits,
     check_model,
+    check_number,
     check_range,
 )
 from skreg.attacks import attack_mode
@@ -205,7 +206,7 @@ def _check_options(attack: str, preset: str, eps: float | None, batch_size: int)
     check_attack(attack)
     check_choice("preset", preset, PRESETS)
     check_count("batch_size", batch_size)
-    if eps is not None and not 0 < eps <= 1:
+    if eps is not None and not 0 < check_number("eps", eps) <= 1:
         raise ValueError(f"eps must lie in (0, 1], the range of the images, found {eps}")
     if preset == "foolbox3" and attack in FIXED_IN_FOOLBOX3 and eps is None:
         raise ValueError(f'preset "foolbox3" runs {attack} at a fixed radius: pass eps, or use preset "paper"')

@@ -23,7 +23,7 @@ SPECTRUM_SIZE = 64  # zero-padded to this side, so that the spectrum of a small 
 # Inches.
 _PANEL, _SPACE = 0.62, 0.05
 _BETWEEN_MODELS, _BETWEEN_BLOCKS = 0.22, 0.14
-_LEFT, _RIGHT, _TOP, _BOTTOM = 0.4, 0.15, 0.55, 0.75
+_LEFT, _RIGHT, _TOP = 0.4, 0.15, 0.55
 
 _CAPTION = {
     "kernels": "Kernels: red above 0, blue below; full colour at the value written above each model.",

@@ -23,6 +23,7 @@ Batch = Callable[..., tuple[Tensor, Tensor]]
             TypeError,
             r"found torch\.uint8; divide uint8",
         ),
+        ({"images": torch.zeros(8, 2, 3, 3).to_sparse()}, TypeError, r"images must be a dense tensor, found layout"),
         ({"images": torch.zeros(8, 18)}, ValueError, r"shape \(N, C, H, W\), found \(8, 18\)"),
         (
             {"images": torch.full((8, 2, 3, 3), 1.0000001)},

@@ -292,6 +292,10 @@ def test_bad_arguments(make_net, grey_images):
         run_attack(make_net(), grey_images, labels + 4, "fgsm")
     with pytest.raises(ValueError, match="eps must lie in"):
         run_attack(make_net(), grey_images, labels, "fgsm", eps=25)
+    with pytest.raises(ValueError, match=r"eps must be finite and at least 0, found -0\.1"):
+        run_attack(make_net(), grey_images, labels, "fgsm", eps=-0.1)
+    with pytest.raises(TypeError, match="eps must be a number, found str"):
+        run_attack(make_net(), grey_images, labels, "fgsm", eps="0.1")
     with pytest.raises(ValueError, match="fixed radius: pass eps"):
         run_attack(make_net(), grey_images, labels, "pgd", preset="foolbox3")
     with pytest.raises(ValueError, match="batch_size must be at least 1"):

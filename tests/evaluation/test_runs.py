@@ -84,13 +84,13 @@ def test_command_prints_tables(run, tmp_path):
         "--limit",
         4,
         "--output",
-        tmp_path / "r.md",
+        tmp_path / "new" / "r.md",
     )
     assert result.exit_code == 0
     assert "Accuracy, four-shapes" in result.stdout
     assert "deepfool_l2" in result.stdout
     assert "fgsm" not in result.stdout
-    assert "deepfool_l2" in (tmp_path / "r.md").read_text()
+    assert "deepfool_l2" in (tmp_path / "new" / "r.md").read_text()
 
 
 def test_command_prints_json_alone_on_stdout(run):
