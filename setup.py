@@ -76,12 +76,15 @@ def set_architectures(torch: Any, toolkit: Path) -> None:
 def extensions(torch: Any) -> list[Extension]:
     from torch.utils import cpp_extension
 
-    warnings = ["-Wall", "-Wextra"] + (["-Werror"] if os.environ.get("SKREG_WERROR") == "1" else [])
+    # torch's own headers have unused parameters.
+    warnings = ["-Wall", "-Wextra", "-Wno-unused-parameter"] + (
+        ["-Werror"] if os.environ.get("SKREG_WERROR") == "1" else []
+    )
     version = f'-DSKREG_TORCH_VERSION="{torch.__version__}"'
     flags = ["-O3", "-g0", TARGET_VERSION, version, *warnings]
     built = [cpp_extension.CppExtension("skreg._C", CPU_SOURCES, extra_compile_args={"cxx": flags}, depends=HEADERS)]
     toolkit = cuda_toolkit(torch)
-    if toolkit and CUDA_SOURCES:
+    if toolkit:
         os.environ["CUDA_HOME"] = cpp_extension.CUDA_HOME = str(toolkit)
         set_architectures(torch, toolkit)
         architectures = f'-DSKREG_ARCHITECTURES="{os.environ["TORCH_CUDA_ARCH_LIST"]}"'
@@ -99,7 +102,10 @@ def extensions(torch: Any) -> list[Extension]:
             nvcc.append("-Werror=all-warnings")
         built.append(
             cpp_extension.CUDAExtension(
-                "skreg._cuda", CUDA_SOURCES, extra_compile_args={"cxx": flags, "nvcc": nvcc}, depends=HEADERS
+                "skreg._cuda",
+                CUDA_SOURCES,
+                extra_compile_args={"cxx": [*flags, "-DUSE_CUDA", architectures], "nvcc": nvcc},
+                depends=HEADERS,
             )
         )
     return built

@@ -9,6 +9,11 @@ namespace skreg {
 
 enum class Dtype : int { float32, float64, bfloat16, float16 };
 
+// How the CPU operator works through packed kernels: results of so many are collected before they are written out.
+constexpr int64_t kTile = 64;
+// Larger kernels go lane by lane, so that scratch memory stays small.
+constexpr int64_t kPackedSize = 256;
+
 struct Operand {
   char *data = nullptr;
   Dtype dtype{};
@@ -21,7 +26,7 @@ struct Layer {
   Operand weight, vector, result;
   double coefficient = 0; // times the upstream scale, and divided by the kernels for reduction="mean"
   double curvature = 0;   // exponentiate="layer", Hessian-vector product: the factor of the score's gradient
-  int64_t kernels() const { return outer * inner; }
+  SKREG_INLINE int64_t kernels() const { return outer * inner; }
 };
 
 enum class Work : int { sums, gradients, hessian };

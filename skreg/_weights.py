@@ -47,7 +47,7 @@ def check_weights(weights: Iterable[Tensor], names: Sequence[str] | None = None)
 def _check_weight(weight: object, name: str) -> None:
     if not isinstance(weight, Tensor):
         raise TypeError(f"{name}: expected a tensor, found {type(weight).__name__}")
-    if torch.nn.parameter.is_lazy(weight):
+    if isinstance(weight, torch.nn.UninitializedParameter):
         raise ValueError(f"{name}: not initialised yet; run one batch through the lazy module first")
     if weight.layout != torch.strided or weight.is_quantized:
         found = "a quantized tensor" if weight.is_quantized else f"layout {weight.layout}"

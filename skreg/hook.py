@@ -53,7 +53,7 @@ def attach(regularizer: SmoothKernelRegularizer, optimizer: Optimizer, *, decoup
         RuntimeError: the regularizer is attached to it already; at a step: a closure was given, which would
             replace the gradients after the penalty was added.
         FloatingPointError: at a step, on the CPU: the penalty is not finite. The coupled form raises before the
-            weights change.
+            weights change, but `.grad` holds what is not finite: call ``optimizer.zero_grad()`` before going on.
     """
     _check_optimizer(regularizer, optimizer, decoupled)
     if decoupled:

@@ -24,9 +24,12 @@ def _load(name: str) -> tuple[ModuleType | None, str]:
 
 
 cpu_module, cpu_error = _load("_C")
-cuda_module, cuda_error = (
-    _load("_cuda") if cpu_module and torch.version.cuda is not None else (None, "this torch is built without CUDA")
-)
+if cpu_module is None:
+    cuda_module, cuda_error = None, cpu_error
+elif torch.version.cuda is None:
+    cuda_module, cuda_error = None, "this torch is built without CUDA"
+else:
+    cuda_module, cuda_error = _load("_cuda")
 operators: Any = torch.ops.skreg
 
 
@@ -43,7 +46,7 @@ def _say_fallback(device_type: str) -> None:
     if device_type == "cpu":
         reason = f"the native operator could not be loaded ({cpu_error}); {_BUILD_HELP}"
     elif device_type == "cuda":
-        reason = f"the CUDA operator could not be loaded ({cuda_error or cpu_error}); {_BUILD_HELP}"
+        reason = f"the CUDA operator could not be loaded ({cuda_error}); {_BUILD_HELP}"
     else:
         reason = f"there is no native operator for {device_type} tensors"
     warnings.warn(

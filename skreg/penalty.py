@@ -113,6 +113,8 @@ class SmoothKernelPenalty(torch.autograd.Function):
             return None, None, *[g * grad_output.to(g.dtype) for g in saved[len(saved) // 2 :]]
         if torch.is_grad_enabled():
             return None, None, *_Gradient.apply(grad_output, coefficients, ctx.options, *saved)
+        if _inside_functorch():  # batched gradients: vmap knows no operator of ours
+            return None, None, *[g * grad_output.to(g.dtype) for g in ctx.gradients]
         gradients = ctx.__dict__.pop("gradients", None)
         if gradients is None:
             gradients = native.operators.gradients(saved, coefficients, grad_output, *ctx.options.native())

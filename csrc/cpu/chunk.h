@@ -9,14 +9,13 @@
 
 namespace SKREG_ARITHMETIC {
 
+using skreg::kPackedSize;
+using skreg::kTile;
 using skreg::Layer;
 using skreg::Operand;
 using skreg::Pass;
 using skreg::Sums;
 using skreg::Work;
-
-constexpr int kTile = 64;        // kernels whose results are collected before they are written out
-constexpr int kPackedSize = 256; // larger kernels go lane by lane, so that scratch memory stays small
 
 template <class S, class Shape> struct Chunk {
   using Vector = typename VectorOf<S>::type;

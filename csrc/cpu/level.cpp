@@ -1,5 +1,6 @@
 #include "level.h"
 
+#include <algorithm>
 #include <atomic>
 #include <stdexcept>
 
@@ -40,8 +41,9 @@ std::atomic<const Level *> &current() {
 } // namespace
 
 int64_t scratch_bytes(int64_t size) {
-  constexpr int64_t widest = 64 / sizeof(float), tile = 64;
-  const int64_t lanes = 3 * size * widest, tiles = size <= 256 ? 3 * (tile * size + 64) : 0;
+  constexpr int64_t widest = 64 / sizeof(float);
+  // The largest kernel of a call may be too large for tiles, and another one not.
+  const int64_t lanes = 3 * size * widest, tiles = 3 * (kTile * std::min(size, kPackedSize) + 64);
   return (lanes + tiles + 64) * int64_t(sizeof(double));
 }
 

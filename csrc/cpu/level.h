@@ -10,7 +10,7 @@ namespace skreg {
 
 using ChunkFunction = Sums (*)(const Layer &, const Pass &, int64_t begin, int64_t end, void *scratch);
 
-// Scratch memory that a chunk function needs for kernels of `size` elements, in bytes; aligned to 64.
+// Scratch memory that a chunk function needs for kernels of up to `size` elements, in bytes; aligned to 64.
 int64_t scratch_bytes(int64_t size);
 
 ChunkFunction chunk_function();

@@ -85,9 +85,9 @@ Values make_values(const Tensors &weights) {
           torch::stable::new_empty(weights[0], {int64_t(weights.size())}, type)};
 }
 
-template <Work work> void launch_all(const std::vector<Layer> &layers,
-                                     const std::vector<Geometry<kOperands<work>>> &geometries, const Call &call,
-                                     const Stream &stream) {
+template <Work work>
+void launch_all(const std::vector<Layer> &layers, const std::vector<Geometry<kOperands<work>>> &geometries,
+                const Call &call, const Stream &stream) {
   for_each_launch<kOperands<work>>(layers, geometries, call, [&](auto &filling) {
     auto &a = filling.arguments;
     a.counters = call.partials ? stream.take_counters(uint32_t(a.layers) + 1) : 0;
@@ -222,7 +222,8 @@ Layer make_scaled_layer(const Tensor &tensor, size_t index) {
   layer.outer = 1;
   layer.inner = tensor.numel();
   layer.shape = {1, 1, 1, 1, 1};
-  layer.weight = {static_cast<char *>(tensor.data_ptr()), dtype_of(tensor, "tensors", index), layer.inner, 1, {0, 0, 1}};
+  layer.weight = {
+      static_cast<char *>(tensor.data_ptr()), dtype_of(tensor, "tensors", index), layer.inner, 1, {0, 0, 1}};
   return layer;
 }
 
@@ -236,9 +237,8 @@ void scale_(Tensors tensors, Tensor scale) {
     layers.push_back(make_scaled_layer(tensors[i], i));
   }
   const Stream stream(tensors[0].get_device());
-  for_each_launch<1>(layers, make_geometries<1>(layers), call, [&](const auto &filling) {
-    STD_CUDA_CHECK(launch_scale(filling.arguments, stream.get()));
-  });
+  for_each_launch<1>(layers, make_geometries<1>(layers), call,
+                     [&](const auto &filling) { STD_CUDA_CHECK(launch_scale(filling.arguments, stream.get())); });
 }
 
 } // namespace
@@ -261,6 +261,5 @@ PYBIND11_MODULE(_cuda, m) {
   m.attr("architectures") = SKREG_ARCHITECTURES;
   m.attr("built_with_torch") = SKREG_TORCH_VERSION;
   // Of weights that share one shape and layout; every further one takes the place of a few records.
-  m.attr("records_per_launch") =
-      (Arguments<2>::capacity - int(sizeof(Geometry<2>))) / int(sizeof(Record<2>));
+  m.attr("records_per_launch") = (Arguments<2>::capacity - int(sizeof(Geometry<2>))) / int(sizeof(Record<2>));
 }

@@ -10,7 +10,7 @@
 
 namespace skreg {
 
-constexpr int kThreads = 128;      // a block
+constexpr int kThreads = 128;         // a block
 constexpr int kStagedElements = 3200; // of an operand in shared memory, at most
 
 // Kernel sizes that are compiled in, for arithmetic in float. All others are `generic`.
@@ -29,8 +29,8 @@ template <int Operands> struct Geometry {
   int64_t kernels, inner;
   Strides strides[Operands];
   CompactShape shape;
-  int chunk;      // kernels a block
-  int lanes;      // threads a kernel, for `generic`
+  int chunk; // kernels a block
+  int lanes; // threads a kernel, for `generic`
   Kind kind;
   uint8_t packed; // bit o: in operand o the kernels follow one another without gaps
   uint8_t zero[2];
@@ -56,10 +56,10 @@ struct LayerFactors {
 // What all launches of one call share. A null pointer: not wanted.
 struct Call {
   Options options;
-  bool add;         // into the results instead of overwriting them
-  bool write;       // the results, not only the sums
-  bool wide;        // values and total are double, otherwise float
-  bool scale_wide;  // the same of scale
+  bool add;        // into the results instead of overwriting them
+  bool write;      // the results, not only the sums
+  bool wide;       // values and total are double, otherwise float
+  bool scale_wide; // the same of scale
   const void *scale;
   const LayerFactors *factors_in;
   LayerFactors *factors_out;

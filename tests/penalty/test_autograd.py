@@ -167,3 +167,38 @@ def test_results_larger_than_the_caches_are_written_around_them():
     for part in (slice(None, 450), slice(450, None)):
         (gradient,) = native.operators.gradients([weight[part]], c, None, *encoded)
         assert torch.equal(whole[part], gradient)
+
+
+@needs_native
+def test_small_and_large_kernels_in_one_call():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(64, 8, 16, 16), (2, 1, 17, 17), (70, 3, 251), (1, 2, 400)]
+    ws = [torch.randn(s, generator=generator) * 0.02 for s in shapes]
+    c, encoded = torch.ones(len(ws), dtype=torch.float64), PenaltyOptions().native()
+    together = native.operators.gradients(ws, c, None, *encoded)
+    for weight, gradient in zip(ws, together):
+        assert torch.equal(native.operators.gradients([weight], c[:1], None, *encoded)[0], gradient)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_without_a_graph_break(backend):
+    reg_weight = (torch.randn(4, 3, 3, 3) * 0.2).requires_grad_()
+
+    def direct(w):
+        return 0.5 * skreg.smooth_kernel_penalty([w, w * 2])
+
+    eager = direct(reg_weight)
+    (expected,) = torch.autograd.grad(eager, reg_weight)
+    compiled = torch.compile(direct, fullgraph=True, backend=backend)
+    value = compiled(reg_weight)
+    (gradient,) = torch.autograd.grad(value, reg_weight)
+    torch.testing.assert_close(value, eager)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_batched_gradients():
+    weight = (torch.randn(2, 2, 3, 3, dtype=torch.float64) * 0.2).requires_grad_()
+    loss = skreg.smooth_kernel_penalty([weight])
+    (once,) = torch.autograd.grad(loss, weight, retain_graph=True)
+    (many,) = torch.autograd.grad(loss, weight, torch.tensor([1.0, -2.0], dtype=torch.float64), is_grads_batched=True)
+    torch.testing.assert_close(many, torch.stack([once, -2 * once]))
