@@ -113,9 +113,10 @@ class SmoothKernelPenalty(torch.autograd.Function):
             return None, None, *[g * grad_output.to(g.dtype) for g in saved[len(saved) // 2 :]]
         if torch.is_grad_enabled():
             return None, None, *_Gradient.apply(grad_output, coefficients, ctx.options, *saved)
-        if _inside_functorch():  # batched gradients: vmap knows no operator of ours
-            return None, None, *[g * grad_output.to(g.dtype) for g in ctx.gradients]
         gradients = ctx.__dict__.pop("gradients", None)
+        if _is_batched(grad_output):  # vmap knows no operator of ours
+            gradients = gradients or native.operators.gradients(saved, coefficients, None, *ctx.options.native())
+            return None, None, *[g * grad_output.to(g.dtype) for g in gradients]
         if gradients is None:
             gradients = native.operators.gradients(saved, coefficients, grad_output, *ctx.options.native())
         elif grad_output.device.type != "cpu" or grad_output.item() != 1:  # elsewhere reading it would wait
@@ -258,6 +259,12 @@ def _over_devices(
         for group in groups.values()
     ]
     return torch.stack([total.to(weights[0].device, dtype) for total in totals]).sum()
+
+
+def _is_batched(tensor: Tensor) -> bool:
+    """Whether autograd was asked for many gradients at once (``is_grads_batched``)."""
+    functorch = torch._C._functorch
+    return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
 
 
 def _inside_functorch() -> bool:
