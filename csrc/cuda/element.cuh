@@ -10,6 +10,7 @@ namespace skreg {
 
 // Calls f with a pointer of the element type.
 template <class F> __device__ __forceinline__ void with_type(char *data, Dtype dtype, F &&f) {
+  __builtin_assume(__isGlobal(data)); // or accesses could be to any kind of memory, and slower
   switch (dtype) {
   case Dtype::float32:
     return f(reinterpret_cast<float *>(data));
@@ -48,8 +49,25 @@ template <class E> struct alignas(kVector<E> >= 4 ? 16 : 8) Numbers {
 
 __device__ __forceinline__ bool is_aligned(const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-template <class T>
-__device__ __forceinline__ void store_element(T x, char *data, Dtype dtype, int64_t at, bool add) {
+constexpr int kBatch = 4; // accesses that a thread has under way at a time
+
+// The thread's share of 0 to n - 1 in batches: x = load(i) for all of a batch, then use(i, x).
+template <class V, class Load, class Use> __device__ __forceinline__ void in_batches(int n, Load &&load, Use &&use) {
+#pragma unroll 1
+  for (int first = threadIdx.x; first < n; first += kBatch * kThreads) {
+    V batch[kBatch];
+#pragma unroll
+    for (int u = 0; u < kBatch; u++)
+      if (first + u * kThreads < n)
+        batch[u] = load(first + u * kThreads);
+#pragma unroll
+    for (int u = 0; u < kBatch; u++)
+      if (first + u * kThreads < n)
+        use(first + u * kThreads, batch[u]);
+  }
+}
+
+template <class T> __device__ __forceinline__ void store_element(T x, char *data, Dtype dtype, int64_t at, bool add) {
   with_type(data, dtype, [&](auto *p) {
     using E = std::remove_reference_t<decltype(*p)>;
     p[at] = Narrow<E>::from(add ? widen<T>(p[at]) + x : x);

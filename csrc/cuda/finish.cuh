@@ -6,6 +6,7 @@
 #pragma once
 
 #include "stencil.cuh"
+#include "task.cuh"
 
 namespace skreg {
 
@@ -62,19 +63,19 @@ __device__ __forceinline__ void finish_layer(const Call &call, const Record<Oper
 }
 
 template <int Operands>
-__device__ __forceinline__ void finish(const Arguments<Operands> &a, int layer, Sums sums, unsigned *counters) {
+__device__ __forceinline__ void finish(const Arguments<Operands> &a, const Task<Operands> &task, Sums sums,
+                                       unsigned *counters) {
   __shared__ double shared[kThreads / 32];
   __shared__ bool last;
   constexpr bool slopes = Operands == 3;
   const Call &call = a.call;
-  const Record<Operands> &record = a.record(layer);
-  const uint32_t first = record.first_chunk, end = a.end_chunk(layer);
+  const uint32_t first = task.record.first_chunk, end = a.end_chunk(task.layer);
   sums.score = sum_of_block(sums.score, shared);
   if constexpr (slopes)
     sums.slope = sum_of_block(sums.slope, shared);
   if (threadIdx.x == 0)
     call.partials[blockIdx.x] = sums;
-  if (!is_last(counters + layer, end - first, &last))
+  if (!is_last(counters + task.layer, end - first, &last))
     return;
 
   sums = {};
@@ -87,7 +88,7 @@ __device__ __forceinline__ void finish(const Arguments<Operands> &a, int layer, 
   if constexpr (slopes)
     sums.slope = sum_of_block(sums.slope, shared);
   if (threadIdx.x == 0)
-    finish_layer(call, record, a.geometry(record.geometry), a.first_layer + layer, sums);
+    finish_layer(call, task.record, task.geometry, a.first_layer + task.layer, sums);
   if (!is_last(counters + a.layers, a.layers, &last) || !a.last || !call.total)
     return;
 

@@ -3,14 +3,14 @@
 #pragma once
 
 #include "element.cuh"
-#include "layers.cuh"
 #include "stencil.cuh"
+#include "task.cuh"
 
 namespace skreg {
 
 template <class T> __device__ __forceinline__ T sum_of_lanes(T x, int lanes) {
 #pragma unroll 1
-  for (int step = lanes / 2; step; step /= 2)
+  for (int step = 1; step < lanes; step *= 2)
     x += __shfl_xor_sync(0xffffffff, x, step);
   return x;
 }
@@ -22,10 +22,12 @@ template <class T, class E> struct Neighbourhood {
   __device__ __forceinline__ T operator()(int dz, int dy, int dx) const {
     return widen<T>(here[dz * stride[0] + dy * stride[1] + dx * stride[2]]);
   }
-  __device__ __forceinline__ T laplacian(const CompactShape &s, int z, int y, int x) const {
+  // factor_l L k + factor k
+  __device__ __forceinline__ T combine(const CompactShape &s, int z, int y, int x, T factor_l, T factor) const {
     const T center = widen<T>(*here);
-    T sum = 0;
-    for_each_neighbour<false>(s, z, y, x, [&](int dz, int dy, int dx) { sum += center - (*this)(dz, dy, dx); });
+    T sum = factor * center;
+    for_each_neighbour<false>(s, z, y, x,
+                              [&](int dz, int dy, int dx) { sum += factor_l * (center - (*this)(dz, dy, dx)); });
     return sum;
   }
 };
@@ -40,26 +42,28 @@ __device__ __forceinline__ void for_each_own_position(const CompactShape &s, int
 #pragma unroll 1
   for (int p = lane; p < s.size; p += lanes) {
     asm volatile("" ::: "memory"); // sizes and strides are read where they are needed, not kept in registers
-    f(p / s.width / s.height, p / s.width % s.height, p % s.width);
+    const unsigned row = unsigned(p) / unsigned(s.width), z = row / unsigned(s.height);
+    f(int(z), int(row - z * s.height), int(p - row * s.width));
   }
 }
 
 // E: what weight and vector are made of.
 template <Work work, class T, class E>
-__device__ __forceinline__ void compute_generic(const Call &call, const Record<kOperands<work>> &record,
-                                                const Geometry<kOperands<work>> &geometry, int64_t begin, int64_t end,
-                                                const Factors &factors, Sums &sums) {
+__device__ __forceinline__ void compute_generic(const Call &call, const Task<kOperands<work>> &task, Sums &sums) {
   constexpr bool hessian = work == Work::hessian;
   constexpr int vector = hessian ? 2 : 0;
-  const CompactShape &shape = geometry.shape;
-  const int64_t *stride_k = geometry.strides[0].spatial, *stride_v = geometry.strides[vector].spatial;
-  const int lanes = geometry.lanes, lane = int(threadIdx.x) % lanes;
+  const CompactShape &shape = task.geometry.shape;
+  const int64_t *stride_k = task.geometry.strides[0].spatial, *stride_v = task.geometry.strides[vector].spatial;
+  const int &lane_bits = task.geometry.lane_bits;
+  const int lanes = 1 << lane_bits, lane = int(threadIdx.x) & (lanes - 1);
 #pragma unroll 1 // and for as many rounds in every thread, because threads meet in shuffles
-  for (int64_t first = begin; first < end; first += kThreads / lanes) {
-    const int64_t own = first + int(threadIdx.x) / lanes, kernel = own < end ? own : begin;
-    const E *k = reinterpret_cast<const E *>(record.data[0]) + kernel_offset(geometry.strides[0], geometry.inner, kernel);
-    const E *v =
-        reinterpret_cast<const E *>(record.data[vector]) + kernel_offset(geometry.strides[vector], geometry.inner, kernel);
+  for (int first = 0; first < task.count; first += kThreads >> lane_bits) {
+    const int own = first + (int(threadIdx.x) >> lane_bits);
+    const int kernel = own < task.count ? own : 0;
+    const E *k = reinterpret_cast<const E *>(task.record.data[0]) + task.offset(0, kernel);
+    const E *v = reinterpret_cast<const E *>(task.record.data[vector]) + task.offset(vector, kernel);
+    __builtin_assume(__isGlobal(k));
+    __builtin_assume(__isGlobal(v));
     T d = 0, e = 0, lk_v = 0, k_v = 0;
     for_each_own_position(shape, lane, lanes, [&](int z, int y, int x) {
       const Neighbourhood<T, E> near_k{position(k, stride_k, z, y, x), stride_k};
@@ -81,26 +85,26 @@ __device__ __forceinline__ void compute_generic(const Call &call, const Record<k
       k_v = sum_of_lanes(k_v, lanes);
     }
     const auto result =
-        evaluate<work>(call.options, d, e, lk_v, k_v, T(factors.coefficient), T(factors.curvature));
-    if (own < end && lane == 0) {
+        evaluate<work>(call.options, d, e, lk_v, k_v, T(task.factors.coefficient), T(task.factors.curvature));
+    if (own < task.count && lane == 0) {
       sums.score += double(result.value);
       sums.slope += double(result.slope);
     }
     if constexpr (work != Work::sums) {
-      if (own >= end || !call.write)
+      if (own >= task.count || !call.write)
         continue;
-      const Strides &to = geometry.strides[1];
-      const int64_t base = kernel_offset(to, geometry.inner, kernel);
+      const int64_t base = task.offset(1, kernel);
       for_each_own_position(shape, lane, lanes, [&](int z, int y, int x) {
         const auto f = result.factors;
         const Neighbourhood<T, E> near_k{position(k, stride_k, z, y, x), stride_k};
-        T out = f.lk * near_k.laplacian(shape, z, y, x) + f.k * near_k(0, 0, 0);
+        T out = near_k.combine(shape, z, y, x, f.lk, f.k);
         if constexpr (hessian) {
           const Neighbourhood<T, E> near_v{position(v, stride_v, z, y, x), stride_v};
-          out += f.lv * near_v.laplacian(shape, z, y, x) + f.v * near_v(0, 0, 0);
+          out += near_v.combine(shape, z, y, x, f.lv, f.v);
         }
-        store_element(out, record.data[1], record.dtype(1),
-                      base + z * to.spatial[0] + y * to.spatial[1] + x * to.spatial[2], call.add);
+        const int64_t *to = task.geometry.strides[1].spatial;
+        store_element(out, task.record.data[1], task.record.dtype(1), base + z * to[0] + y * to[1] + x * to[2],
+                      call.add);
       });
     }
   }

@@ -32,23 +32,24 @@ inline Kind kind_of(const Layer &layer) {
                        : Kind::generic;
 }
 
-// Threads a kernel: one where neighbouring kernels are nearer in memory than neighbouring elements.
-inline int lanes_of(const Layer &layer) {
+// Binary logarithm of the threads a kernel: 0 where neighbouring kernels are nearer in memory than neighbouring
+// elements.
+inline int lane_bits_of(const Layer &layer) {
   const Operand &w = layer.weight;
   if (layer.inner > 1 && std::abs(w.inner_stride) < std::abs(w.stride[2]))
-    return 1;
-  int lanes = 1;
-  while (lanes < 32 && lanes < layer.shape.size)
-    lanes *= 2;
-  return lanes;
+    return 0;
+  int bits = 0;
+  while (bits < 5 && 1 << bits < layer.shape.size)
+    bits++;
+  return bits;
 }
 
 // Kernels a block: a property of the layer alone, so that its sums do not depend on what else is in the call.
-inline int chunk_of(const Layer &layer, Kind kind, int lanes) {
+inline int chunk_of(const Layer &layer, Kind kind, int lane_bits) {
   const int64_t size = std::max<int64_t>(layer.shape.size, 1), fit = kStagedElements / size;
   if (kind != Kind::generic)
     return int(std::min<int64_t>(fit / 64 * 64, 1024));
-  const int64_t together = kThreads / lanes;
+  const int64_t together = kThreads >> lane_bits;
   return int(std::clamp<int64_t>(fit / together, 1, 16) * together);
 }
 
@@ -64,8 +65,8 @@ template <int Operands> Geometry<Operands> make_geometry(const Layer &layer) {
   g.inner = std::max<int64_t>(layer.inner, 1);
   g.shape = {int(s.depth), int(s.height), int(s.width), s.connectivity, int(s.size)};
   g.kind = kind_of(layer);
-  g.lanes = lanes_of(layer);
-  g.chunk = chunk_of(layer, g.kind, g.lanes);
+  g.lane_bits = lane_bits_of(layer);
+  g.chunk = chunk_of(layer, g.kind, g.lane_bits);
   for (int o = 0; o < Operands; o++) {
     const Operand &from = *operands[o];
     g.strides[o] = {from.outer_stride, from.inner_stride, {from.stride[0], from.stride[1], from.stride[2]}};

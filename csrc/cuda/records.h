@@ -15,6 +15,7 @@ constexpr int kStagedElements = 3200; // of an operand in shared memory, at most
 
 // Kernel sizes that are compiled in, for arithmetic in float. All others are `generic`.
 enum class Kind : uint8_t { generic, taps3, square3, square3_diagonal, square5, square7 };
+constexpr int kLargestCompiled = 49;
 
 struct CompactShape {
   int depth, height, width, connectivity, size;
@@ -29,8 +30,8 @@ template <int Operands> struct Geometry {
   int64_t kernels, inner;
   Strides strides[Operands];
   CompactShape shape;
-  int chunk; // kernels a block
-  int lanes; // threads a kernel, for `generic`
+  int chunk;     // kernels a block
+  int lane_bits; // 1 << lane_bits threads a kernel, for `generic`
   Kind kind;
   uint8_t packed; // bit o: in operand o the kernels follow one another without gaps
   uint8_t zero[2];

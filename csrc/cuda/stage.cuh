@@ -2,28 +2,9 @@
 #pragma once
 
 #include "element.cuh"
-#include "layers.cuh"
+#include "task.cuh"
 
 namespace skreg {
-
-constexpr int kBatch = 4; // accesses that a thread has under way at a time
-
-// Calls f(i) for the thread's share of 0 to n - 1 in batches: first `load` for all of a batch, then `use`.
-template <class V, class Load, class Use>
-__device__ __forceinline__ void in_batches(int n, Load &&load, Use &&use) {
-#pragma unroll 1
-  for (int first = threadIdx.x; first < n; first += kBatch * kThreads) {
-    V batch[kBatch];
-#pragma unroll
-    for (int u = 0; u < kBatch; u++)
-      if (first + u * kThreads < n)
-        batch[u] = load(first + u * kThreads);
-#pragma unroll
-    for (int u = 0; u < kBatch; u++)
-      if (first + u * kThreads < n)
-        use(first + u * kThreads, batch[u]);
-  }
-}
 
 // `n` elements without gaps.
 template <class E> __device__ __forceinline__ void load_flat(const E *from, float *to, int n) {
@@ -43,8 +24,7 @@ template <class E> __device__ __forceinline__ void load_flat(const E *from, floa
         });
     done = vectors * kVector<E>;
   }
-  in_batches<E>(
-      n - done, [&](int i) { return from[done + i]; }, [&](int i, E x) { to[done + i] = widen<float>(x); });
+  in_batches<E>(n - done, [&](int i) { return from[done + i]; }, [&](int i, E x) { to[done + i] = widen<float>(x); });
 }
 
 template <class E> __device__ __forceinline__ void store_flat(const float *from, E *to, int n, bool add) {
@@ -104,46 +84,30 @@ __device__ __forceinline__ void store_strided(const float *from, E *to, const in
   }
 }
 
-// One operand of the `count` kernels from `begin` on.
-template <int Operands> struct Stage {
-  const Record<Operands> &record;
-  const Geometry<Operands> &geometry;
-  int64_t begin;
-  int count;
-
-  __device__ __forceinline__ bool packed(int operand) const { return geometry.packed >> operand & 1; }
-
-  // Fills `offsets`; the caller synchronises.
-  __device__ __forceinline__ void prepare(int operand, int64_t *offsets) const {
-    if (!packed(operand) && int(threadIdx.x) < geometry.shape.size)
-      offsets[threadIdx.x] = position_offset(geometry.strides[operand], geometry.shape, threadIdx.x);
-  }
-
-  __device__ __forceinline__ void load(int operand, const int64_t *offsets, float *shared) const {
-    const int size = geometry.shape.size;
-    with_type(record.data[operand], record.dtype(operand), [&](const auto *p) {
-      if (packed(operand))
-        load_flat(p + begin * size, shared, count * size);
-      else
+template <int Operands>
+__device__ __forceinline__ void load_operand(const Task<Operands> &task, int operand, float *shared) {
+  const int size = task.geometry.shape.size;
+  with_type(task.record.data[operand], task.record.dtype(operand), [&](const auto *p) {
+    if (task.packed(operand))
+      load_flat(p + task.begin * size, shared, task.count * size);
+    else
 #pragma unroll 1
-        for (int i = threadIdx.x; i < count; i += kThreads)
-          load_strided(p + kernel_offset(geometry.strides[operand], geometry.inner, begin + i), offsets,
-                       shared + i * size, size);
-    });
-  }
+      for (int i = threadIdx.x; i < task.count; i += kThreads)
+        load_strided(p + task.offset(operand, i), task.offsets[operand], shared + i * size, size);
+  });
+}
 
-  __device__ __forceinline__ void store(int operand, const int64_t *offsets, const float *shared, bool add) const {
-    const int size = geometry.shape.size;
-    with_type(record.data[operand], record.dtype(operand), [&](auto *p) {
-      if (packed(operand))
-        store_flat(shared, p + begin * size, count * size, add);
-      else
+template <int Operands>
+__device__ __forceinline__ void store_operand(const Task<Operands> &task, int operand, const float *shared, bool add) {
+  const int size = task.geometry.shape.size;
+  with_type(task.record.data[operand], task.record.dtype(operand), [&](auto *p) {
+    if (task.packed(operand))
+      store_flat(shared, p + task.begin * size, task.count * size, add);
+    else
 #pragma unroll 1
-        for (int i = threadIdx.x; i < count; i += kThreads)
-          store_strided(shared + i * size, p + kernel_offset(geometry.strides[operand], geometry.inner, begin + i),
-                        offsets, size, add);
-    });
-  }
-};
+      for (int i = threadIdx.x; i < task.count; i += kThreads)
+        store_strided(shared + i * size, p + task.offset(operand, i), task.offsets[operand], size, add);
+  });
+}
 
 } // namespace skreg

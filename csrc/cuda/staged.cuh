@@ -6,7 +6,7 @@
 
 namespace skreg {
 
-constexpr int kRegisterElements = 25; // of all operands of a thread; more stay in shared memory, a window at a time
+constexpr int kRegisterElements = 18; // of all operands of a thread; more stay in shared memory, a window at a time
 
 // Calls f(q) for the neighbours q of position p; half: for those after p. All of it is known to the compiler once the
 // caller's loop over p is unrolled.
@@ -48,12 +48,14 @@ template <class Shape> struct Window {
 };
 
 template <Work work, class Shape>
-__device__ __forceinline__ void compute_staged(const Call &call, float *weights, const float *vectors, int count,
-                                               float coefficient, float curvature, Sums &sums) {
+__device__ __forceinline__ void compute_staged(const Call &call, const Task<kOperands<work>> &task, float *weights,
+                                               const float *vectors, Sums &sums) {
+  static_assert(Shape::size <= kLargestCompiled);
+  const float coefficient = float(task.factors.coefficient), curvature = float(task.factors.curvature);
   constexpr int size = Shape::size;
   constexpr bool hessian = work == Work::hessian, keep = size * (hessian ? 2 : 1) <= kRegisterElements;
 #pragma unroll 1 // one kernel at a time fits the registers
-  for (int i = threadIdx.x; i < count; i += kThreads) {
+  for (int i = threadIdx.x; i < task.count; i += kThreads) {
     float *weight = weights + i * size;
     const float *vector = hessian ? vectors + i * size : nullptr;
     Window<Shape> k, v;

@@ -76,9 +76,6 @@ def _layout(weight: Tensor, layout: str) -> Tensor:
     return weight
 
 
-LAYOUTS = ["contiguous", "channels_last", "transposed", "reversed_dims", "sliced"]
-
-
 def to_cuda(tensor: Tensor) -> Tensor:
     """The same on the device with the same strides and offset, so that views stay views."""
     base = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage()).cuda()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import pytest
 import torch
@@ -184,6 +185,24 @@ def test_a_kernel_of_zeros_has_no_gradient_when_divided():
         )
         assert float(total) == 6
         assert not gradient.any()
+
+
+@pytest.mark.parametrize("size", [3, 2])
+def test_offsets_beyond_32_bits(size, make_weights, expected, assert_near):
+    if os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 8 << 30:
+        pytest.skip("needs 8 GiB of free memory")
+    row = (1 << 30) + 5
+    memory = torch.empty(2 * row + 100, dtype=torch.float16, device="cuda")
+    far_kernels = memory.as_strided((2, 1, size, size), (2 * row, size * size, size, 1), 32)
+    far_rows = memory.as_strided((1, 2, 3, size), (1, 5, row, 1), 64)
+    for weight in (far_kernels, far_rows):
+        source = make_weights([tuple(weight.shape)], dtype=torch.float16)[0]
+        weight.copy_(source)
+        gradients = ops.gradients([weight], torch.ones(1, dtype=torch.float64), None, *OPTIONS[0].native())
+        want = expected([source], torch.ones(1, dtype=torch.float64), OPTIONS[0]).gradients()
+        assert_near(gradients, want, torch.float16, "elements")
+        ops.add_gradients_([source], [weight], torch.ones(1, dtype=torch.float64), None, *OPTIONS[0].native())
+        assert_near(weight, source.cpu().double() + want[0], torch.float16, "elements")
 
 
 def test_errors_name_what_is_wrong(make_weights):
