@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from skreg.data import batches, load, split_validation
 from skreg.losses import LOSSES, LossOutput
 from skreg.regularizer import SmoothKernelRegularizer
 from skreg.training.config import TrainConfig
+from skreg.training.interrupt import interrupt_between_steps
 from skreg.training.optimization import build_optimizer, build_schedule
 from skreg.training.progress import Progress
 from skreg.training.run import (
@@ -105,7 +106,8 @@ def train(
             run = create_run(config, folder)
             # Before the first epoch, so that a folder that cannot be written to is found out now.
             write_checkpoint(run, state.as_dict())
-        _run_epochs(run, state, train_set, validation_set, progress or Progress())
+        with interrupt_between_steps() as check_interrupt:
+            _run_epochs(run, state, train_set, validation_set, progress or Progress(), check_interrupt)
     return run
 
 
@@ -177,15 +179,23 @@ class _State:
         self.best_score = checkpoint["best_score"]
 
 
-def _run_epochs(run: Run, state: _State, train_set: _Examples, validation_set: _Examples, progress: Progress) -> None:
+def _run_epochs(
+    run: Run,
+    state: _State,
+    train_set: _Examples,
+    validation_set: _Examples,
+    progress: Progress,
+    check_interrupt: Callable[[], None],
+) -> None:
     config = run.config
     progress.begin(epoch=state.epoch, epochs=config.epochs, steps=state.steps_per_epoch)
     try:
         while not _is_finished(config, state.epoch, state.best_epoch):
             start = time.perf_counter()
             learning_rate = float(state.optimizer.param_groups[0]["lr"])
-            trained = _train_epoch(config, state, train_set, progress)
+            trained = _train_epoch(config, state, train_set, progress, check_interrupt)
             validated = _validate(config, state.model, validation_set)
+            check_interrupt()
             score = validated["validation_accuracy" if config.loss == "V" else "validation_pgd_accuracy"]
             state.epoch += 1
             best = score > state.best_score
@@ -219,7 +229,13 @@ def _run_epochs(run: Run, state: _State, train_set: _Examples, validation_set: _
         progress.end()
 
 
-def _train_epoch(config: TrainConfig, state: _State, train_set: _Examples, progress: Progress) -> dict[str, float]:
+def _train_epoch(
+    config: TrainConfig,
+    state: _State,
+    train_set: _Examples,
+    progress: Progress,
+    check_interrupt: Callable[[], None],
+) -> dict[str, float]:
     model, device = state.model.train(), torch.device(config.device)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     loss_function = LOSSES[config.loss]
@@ -246,6 +262,7 @@ def _train_epoch(config: TrainConfig, state: _State, train_set: _Examples, progr
         state.optimizer.step()
         state.schedule.step()
         progress.step(epoch, step, meter)
+        check_interrupt()
 
     meter.check_finite(epoch)
     return meter.record()
