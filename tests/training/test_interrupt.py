@@ -9,6 +9,13 @@ import pytest
 from skreg.training.interrupt import interrupt_between_steps
 
 
+@pytest.fixture(autouse=True)
+def python_s_own_handler():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def press():
     os.kill(os.getpid(), signal.SIGINT)
 
