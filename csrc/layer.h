@@ -9,10 +9,11 @@ namespace skreg {
 
 enum class Dtype : int { float32, float64, bfloat16, float16 };
 
-// How the CPU operator works through packed kernels: results of so many are collected before they are written out.
-constexpr int64_t kTile = 64;
-// Larger kernels go lane by lane, so that scratch memory stays small.
+// The CPU operator works through tiles of so many kernels: what it reads, computes and writes of them fits into the
+// first cache, and a channels_last weight is read in runs as long. Larger kernels come in smaller tiles.
 constexpr int64_t kPackedSize = 256;
+constexpr int64_t kLargestTile = 256;
+constexpr int64_t tile_kernels(int64_t size) { return size <= 9 ? kLargestTile : size <= kPackedSize ? 64 : 16; }
 
 struct Operand {
   char *data = nullptr;

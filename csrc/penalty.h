@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "inline.h"
@@ -63,7 +64,9 @@ template <class F> SKREG_INLINE void for_each_position(const DynamicShape &shape
 // All pairs of adjacent positions of a static shape. Offsets run over one half of the neighbourhood.
 template <class Shape> struct Pairs {
   int count = 0, p[13 * Shape::size + 1] = {}, q[13 * Shape::size + 1] = {};
+  bool p_first[13 * Shape::size + 1] = {}, q_first[13 * Shape::size + 1] = {}; // no pair before holds this position
   constexpr Pairs() {
+    bool seen[Shape::size] = {};
     for (int here = 0; here < Shape::size; here++)
       for (int o = 14; o < 27; o++) { // the offsets after (0, 0, 0) in the order of (z, y, x) from (-1, -1, -1)
         const int dz = o / 9 - 1, dy = o / 3 % 3 - 1, dx = o % 3 - 1;
@@ -71,8 +74,12 @@ template <class Shape> struct Pairs {
                   x = here % Shape::width + dx;
         if (dz * dz + dy * dy + dx * dx <= Shape::connectivity && z < Shape::depth && y >= 0 && y < Shape::height &&
             x >= 0 && x < Shape::width) {
+          const int there = (z * Shape::height + y) * Shape::width + x;
           p[count] = here;
-          q[count++] = (z * Shape::height + y) * Shape::width + x;
+          q[count] = there;
+          p_first[count] = !seen[here];
+          q_first[count++] = !seen[there];
+          seen[here] = seen[there] = true;
         }
       }
   }
@@ -81,13 +88,25 @@ template <class Shape> struct PairTable {
   static constexpr Pairs<Shape> pairs{};
 };
 
+template <int P, int Q, bool PFirst, bool QFirst> struct Pair {
+  Index<P> p;
+  Index<Q> q;
+  static constexpr bool p_first = PFirst, q_first = QFirst;
+};
+struct DynamicPair {
+  int64_t p, q;
+  static constexpr bool p_first = false, q_first = false;
+};
+
 template <class Shape, int... I, class F> SKREG_INLINE void each_pair(std::integer_sequence<int, I...>, F &&f) {
-  (f(Index<PairTable<Shape>::pairs.p[I]>{}, Index<PairTable<Shape>::pairs.q[I]>{}), ...);
+  using Table = PairTable<Shape>;
+  (f(Pair<Table::pairs.p[I], Table::pairs.q[I], Table::pairs.p_first[I], Table::pairs.q_first[I]>{}), ...);
 }
 
-// Calls f(p, q) for every pair of adjacent positions, once.
+// Calls f(pair) for every pair of adjacent positions, once.
 template <int D, int H, int W, int C, class F> SKREG_INLINE void for_each_pair(const StaticShape<D, H, W, C> &, F &&f) {
   using Shape = StaticShape<D, H, W, C>;
+  static_assert(Shape::size > 1, "a single position has no pair");
   each_pair<Shape>(std::make_integer_sequence<int, PairTable<Shape>::pairs.count>{}, f);
 }
 
@@ -102,36 +121,57 @@ template <class F> SKREG_INLINE void for_each_pair(const DynamicShape &s, F &&f)
             const int64_t here = (z * s.height + y) * s.width, there = ((z + dz) * s.height + y + dy) * s.width + dx;
             const int64_t last = dx > 0 ? s.width - 1 : s.width;
             for (int64_t x = dx < 0 ? 1 : 0; x < last; x++)
-              f(here + x, there + x);
+              f(DynamicPair{here + x, there + x});
           }
 }
 
+// A sum of many terms. SIMD code has little else to do while one addition waits for the last, so vectors add in two
+// chains; a GPU thread has neighbours, and no registers to spare.
+template <class T> struct Sum {
+  T first{}, second{};
+  template <class I> SKREG_INLINE void add(const I &, T term) { first += term; }
+  template <int I> SKREG_INLINE void add(const Index<I> &, T term) {
+    if constexpr (sizeof(T) > sizeof(double) && I % 2 == 1)
+      second += term;
+    else
+      first += term;
+  }
+  SKREG_INLINE T total() const {
+    if constexpr (sizeof(T) > sizeof(double))
+      return first + second;
+    else
+      return first;
+  }
+};
+
 template <class T, class Shape> SKREG_INLINE T difference(const Shape &shape, const T *k) {
-  T sum{};
-  for_each_pair(shape, [&](auto p, auto q) {
-    const T d = k[p] - k[q];
-    sum += d * d;
+  Sum<T> sum;
+  for_each_pair(shape, [&](auto pair) SKREG_INLINE_LAMBDA {
+    const T d = k[pair.q] - k[pair.p];
+    sum.add(pair.p, d * d);
   });
-  return sum;
+  return sum.total();
 }
 
 template <class T, class Shape> SKREG_INLINE T dot(const Shape &shape, const T *k, const T *v) {
-  T sum{};
-  for_each_position(shape, [&](auto p) { sum += k[p] * v[p]; });
-  return sum;
+  Sum<T> sum;
+  for_each_position(shape, [&](auto p) SKREG_INLINE_LAMBDA { sum.add(p, k[p] * v[p]); });
+  return sum.total();
 }
 
 // Writes L k and returns D: both come from the same differences.
 template <class T, class Shape> SKREG_INLINE T laplacian(const Shape &shape, const T *k, T *result) {
-  for_each_position(shape, [&](auto p) { result[p] = T{}; });
-  T sum{};
-  for_each_pair(shape, [&](auto p, auto q) {
-    const T d = k[p] - k[q];
-    sum += d * d;
-    result[p] += d;
-    result[q] -= d;
+  if constexpr (std::is_same_v<Shape, DynamicShape>)
+    for_each_position(shape, [&](auto p) SKREG_INLINE_LAMBDA { result[p] = T{}; });
+  Sum<T> sum;
+  for_each_pair(shape, [&](auto pair) SKREG_INLINE_LAMBDA {
+    const T d = k[pair.q] - k[pair.p];
+    sum.add(pair.p, d * d);
+    // The first pair of a position writes: the compiler may not drop 0 + d, which is not d where d is -0.
+    result[pair.q] = pair.q_first ? d : result[pair.q] + d;
+    result[pair.p] = pair.p_first ? -d : result[pair.p] - d;
   });
-  return sum;
+  return sum.total();
 }
 
 template <class T> struct Score {

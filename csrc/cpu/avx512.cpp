@@ -23,6 +23,15 @@ static inline void stream_store(double *p, __m512d v) { _mm512_stream_pd(p, v); 
 static inline float half_to_float(unsigned short bits) { return _cvtsh_ss(bits); }
 static inline unsigned short float_to_half(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
 
+#define SKREG_HALVES 8 // converted at a time
+static inline void halves_to_floats(const unsigned short *from, float *to) {
+  _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
+}
+static inline void floats_to_halves(const float *from, unsigned short *to) {
+  const __m128i bits = _mm256_cvtps_ph(_mm256_loadu_ps(from), _MM_FROUND_TO_NEAREST_INT);
+  _mm_storeu_si128(reinterpret_cast<__m128i *>(to), bits);
+}
+
 #include "run.h"
 
 #ifdef __clang__

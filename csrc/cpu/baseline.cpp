@@ -3,7 +3,7 @@
 
 #pragma GCC diagnostic ignored "-Wpsabi"
 #define SKREG_ARITHMETIC skreg_baseline
-#define SKREG_VECTOR_BYTES 32
+#define SKREG_VECTOR_BYTES 16
 #define SKREG_CHUNK_FUNCTION run_chunk_baseline
 
 static inline float half_to_float(unsigned short bits) { return c10::detail::fp16_ieee_to_fp32_value(bits); }

@@ -1,131 +1,63 @@
-// A chunk of one layer at one SIMD level: vectors of kernels, one kernel a lane.
-//
-// Packed kernels (each contiguous, one after the other) are read and written through 4x4 transposes of groups of
-// lanes; kernels with any other strides lane by lane, which is one vector load where lanes are neighbours in memory
-// (channels_last).
+// A chunk of one layer at one SIMD level, tile by tile: a tile's kernels are made vectors, computed, collected in the
+// cache and written out in runs that are as long as the layout allows.
 #pragma once
 
+#include "compute.h"
 #include "convert.h"
+#include "packed.h"
 
 namespace SKREG_ARITHMETIC {
 
 using skreg::kPackedSize;
-using skreg::kTile;
-using skreg::Layer;
-using skreg::Operand;
-using skreg::Pass;
 using skreg::Sums;
-using skreg::Work;
+using skreg::tile_kernels;
+
+// What a chunk needs besides its operands: cut from the thread's scratch memory.
+template <class S> struct Stages {
+  using Vector = typename VectorOf<S>::type;
+  S *k, *v, *result;                            // a tile of each operand
+  Vector *dynamic;                              // three kernels' vectors
+  int64_t *offset_k, *offset_v, *offset_result; // where a kernel's positions lie
+
+  Stages(void *scratch, int64_t n, int64_t tile) {
+    const int64_t elements = (tile * n + 4 + 15) / 16 * 16;
+    k = static_cast<S *>(scratch);
+    v = k + elements;
+    result = v + elements;
+    dynamic = reinterpret_cast<Vector *>(result + elements);
+    offset_k = reinterpret_cast<int64_t *>(dynamic + 3 * n);
+    offset_v = offset_k + n;
+    offset_result = offset_v + n;
+  }
+};
 
 template <class S, class Shape> struct Chunk {
   using Vector = typename VectorOf<S>::type;
-  static constexpr int width = VectorOf<S>::width;
-  static constexpr bool is_static = !std::is_same_v<Shape, DynamicShape>;
+  static constexpr int width = VectorOf<S>::width, kTileVectors = int(skreg::kLargestTile) / width;
 
   const Layer &layer;
   const Pass &pass;
   const Shape shape;
-  using Doubles = typename VectorOf<S>::doubles;
-  Doubles score_sum{}, slope_sum{};
+  const Compute<S, Shape> computed;
+  const int64_t tile;
+  const Stages<S> stages;
+  Accumulator<S> score_sum, slope_sum;
 
-  // Computes one vector of kernels: `out` gets the result (and serves as scratch), `active` lanes count.
-  template <Work work> SKREG_INLINE void compute(const Vector *k, const Vector *v, Vector *out, int active) {
-    const auto &options = pass.options;
-    const Vector zero{};
-    const Vector d = work == Work::sums ? difference(shape, k) : laplacian(shape, k, out);
-    const Vector e = options.normalize == kNoNormalize ? zero : dot(shape, k, k);
-    const Score<Vector> s = score(options.normalize, d, e);
-    Exponential<Vector> f{s.value, zero + 1, zero};
-    if (options.exponentiate == kKernel)
-      f = exponential(s.value, S(options.max_exponent));
-    Vector slope{};
-    if constexpr (work == Work::hessian) {
-      const Vector k_v = dot(shape, k, v), slope_v = s.a * dot(shape, out, v) + s.b * k_v;
-      slope = f.slope * slope_v;
-      finish_hessian(k, v, out, s, f, slope_v, k_v);
-    } else if constexpr (work == Work::gradients) {
-      const Vector factor = f.slope * S(layer.coefficient), a = factor * s.a, b = factor * s.b;
-      for_each_position(shape, [&](auto p) { out[p] = a * out[p] + b * k[p]; });
+  Chunk(const Layer &layer, const Pass &pass, const Shape &shape, void *scratch)
+      : layer(layer), pass(pass), shape(shape), computed(layer, pass, shape), tile(tile_kernels(shape.size)),
+        stages(scratch, shape.size, tile) {}
+
+  // Arrays of a size known to the compiler live in registers, others in the scratch memory.
+  template <class F> SKREG_INLINE void with_arrays(F &&f) const {
+    if constexpr (std::is_same_v<Shape, DynamicShape>) {
+      f(stages.dynamic, stages.dynamic + shape.size, stages.dynamic + 2 * shape.size);
+    } else {
+      Vector k[Shape::size], v[Shape::size], out[Shape::size];
+      f(k, v, out);
     }
-    collect<work>(f.value, slope, active);
   }
 
-  SKREG_INLINE void finish_hessian(const Vector *k, const Vector *v, Vector *out, const Score<Vector> &s,
-                                   const Exponential<Vector> &f, Vector slope_v, Vector k_v) {
-    const S coefficient = S(layer.coefficient);
-    const Vector outer =
-        pass.options.exponentiate == kLayer ? Vector{} + S(layer.curvature) : f.curvature * slope_v * coefficient;
-    const auto factors = hessian_factors(s, outer, f.slope * coefficient, slope_v, k_v);
-    for_each_position(shape, [&](auto p) { out[p] = factors.lk * out[p] + factors.k * k[p] + factors.v * v[p]; });
-    for_each_pair(shape, [&](auto p, auto q) {
-      const Vector d = factors.lv * (v[p] - v[q]);
-      out[p] += d;
-      out[q] -= d;
-    });
-  }
-
-  template <Work work> SKREG_INLINE void collect(Vector score, Vector slope, int active) {
-    for (int i = active; i < width; i++)
-      score[i] = slope[i] = 0;
-    score_sum += __builtin_convertvector(score, Doubles);
-    if constexpr (work == Work::hessian)
-      slope_sum += __builtin_convertvector(slope, Doubles);
-  }
-
-  // Calls f(c) for the first position of every group of four.
-  template <class F> SKREG_INLINE void for_each_group(F &&f) const {
-    if constexpr (is_static)
-      unrolled(std::make_integer_sequence<int, (Shape::size + 3) / 4>{}, [&](auto g) { f(Index<4 * g.value>{}); });
-    else
-      for (int64_t c = 0; c < shape.size; c += 4)
-        f(c);
-  }
-
-  // Packed: `p` holds `width` kernels of shape.size elements and at least 3 more.
-  SKREG_INLINE void load_packed(const S *p, Vector *k) const {
-    const int64_t n = shape.size;
-    for_each_group([&](auto c) {
-      Vector r0 = load_groups<S>(p + c, n), r1 = load_groups<S>(p + n + c, n);
-      Vector r2 = load_groups<S>(p + 2 * n + c, n), r3 = load_groups<S>(p + 3 * n + c, n);
-      transpose_groups(r0, r1, r2, r3);
-      k[c] = r0;
-      if (c + 1 < n)
-        k[c + 1] = r1;
-      if (c + 2 < n)
-        k[c + 2] = r2;
-      if (c + 3 < n)
-        k[c + 3] = r3;
-    });
-  }
-
-  SKREG_INLINE void store_packed(const Vector *k, S *p) const {
-    const int64_t n = shape.size;
-    const Vector zero{};
-    for_each_group([&](auto c) {
-      Vector r0 = k[c], r1 = c + 1 < n ? k[c + 1] : zero, r2 = c + 2 < n ? k[c + 2] : zero;
-      Vector r3 = c + 3 < n ? k[c + 3] : zero;
-      transpose_groups(r0, r1, r2, r3);
-      if (c + 4 <= n) {
-        store_groups<S>(r0, p + c, n);
-        store_groups<S>(r1, p + n + c, n);
-        store_groups<S>(r2, p + 2 * n + c, n);
-        store_groups<S>(r3, p + 3 * n + c, n);
-      } else {
-        store_rest(r0, p + c, n - c);
-        store_rest(r1, p + n + c, n - c);
-        store_rest(r2, p + 2 * n + c, n - c);
-        store_rest(r3, p + 3 * n + c, n - c);
-      }
-    });
-  }
-
-  // The first `count` < 4 elements of every group of lanes.
-  SKREG_INLINE void store_rest(Vector r, S *p, int64_t count) const {
-    for (int g = 0; g < width / 4; g++)
-      for (int j = 0; j < count; j++)
-        p[4 * g * shape.size + j] = r[4 * g + j];
-  }
-
+  // Where `count` packed kernels can be read by whole vectors: in place, or widened with zeros behind them.
   const S *packed_source(const Operand &from, int64_t begin, int count, S *stage) const {
     const int64_t n = shape.size, padded = (count + width - 1) / width * width;
     if (from.dtype == dtype_of<S>() && (begin + padded) * n + 3 <= layer.kernels() * n)
@@ -135,91 +67,147 @@ template <class S, class Shape> struct Chunk {
     return stage;
   }
 
-  template <Work work> void run_packed(int64_t begin, int64_t end, S *scratch) {
-    const int64_t n = shape.size, tile = (kTile * n + 4 + 15) / 16 * 16;
-    S *stage_k = scratch, *stage_v = stage_k + tile, *result = stage_v + tile;
-    Vector *dynamic = reinterpret_cast<Vector *>(scratch + 3 * tile);
-    for (int64_t t = begin; t < end; t += kTile) {
-      const int count = int(end - t < kTile ? end - t : kTile);
-      const S *source = packed_source(layer.weight, t, count, stage_k);
-      const S *direction = work == Work::hessian ? packed_source(layer.vector, t, count, stage_v) : nullptr;
+  // One tile: load(i, k or v) makes vectors of kernels i and on, store(i, out) takes their results.
+  //
+  // With exp per kernel it goes in three rounds, because a single one would wait for the exponential's long chain of
+  // operations in every vector: scores and unscaled gradients, all exponentials, products.
+  template <Work work, bool exponentiate, class Load, class Store>
+  SKREG_INLINE void run_tile(int count, Load &&load, Store &&store) {
+    Vector score{}, slope{}; // local: what lives behind `this` would go through memory
+    Vector values[kTileVectors];
+    const Vector coefficient = Vector{} + computed.coefficient;
+    Vector *unscaled = reinterpret_cast<Vector *>(stages.v);
+    for (int i = 0; i < count; i += width)
+      with_arrays([&](Vector *k, Vector *v, Vector *out) SKREG_INLINE_LAMBDA {
+        load(layer.weight, i, k);
+        Vector value;
+        if constexpr (work == Work::hessian) {
+          load(layer.vector, i, v);
+          const auto [f, product] = computed.hessian(k, v, out, exponentiate);
+          value = exponentiate ? Compute<S, Shape>::first_lanes(f, count - i) : f;
+          slope += product; // lanes without a kernel hold zeros
+          store(i, out);
+        } else if constexpr (work == Work::sums) {
+          value = computed.value(k);
+        } else {
+          value = computed.value_and_slope(k, out, exponentiate ? Vector{} + 1 : coefficient);
+          if constexpr (exponentiate)
+            for_each_position(shape,
+                              [&](auto p) SKREG_INLINE_LAMBDA { unscaled[i / width * shape.size + p] = out[p]; });
+          else
+            store(i, out);
+        }
+        if (exponentiate && work != Work::hessian)
+          values[i / width] = value;
+        else
+          score += value;
+      });
+    if constexpr (exponentiate && work != Work::hessian) {
       for (int i = 0; i < count; i += width) {
-        const int active = count - i < width ? count - i : width;
-        with_arrays(dynamic, [&](Vector *k, Vector *v, Vector *out) {
-          load_packed(source + i * n, k);
-          if constexpr (work == Work::hessian)
-            load_packed(direction + i * n, v);
-          compute<work>(k, v, out, active);
-          if constexpr (work != Work::sums)
-            store_packed(out, result + i * n);
-        });
+        const auto f = exponential(values[i / width], computed.max_exponent);
+        score += count - i < width ? Compute<S, Shape>::first_lanes(f.value, count - i) : f.value;
+        values[i / width] = f.slope * coefficient;
       }
-      if constexpr (work != Work::sums)
-        narrow(result, layer.result, t * n, count * n, pass.add, pass.stream);
+      if constexpr (work == Work::gradients)
+        for (int i = 0; i < count; i += width)
+          with_arrays([&](Vector *, Vector *, Vector *out) SKREG_INLINE_LAMBDA {
+            for_each_position(shape, [&](auto p) SKREG_INLINE_LAMBDA {
+              out[p] = unscaled[i / width * shape.size + p] * values[i / width];
+            });
+            store(i, out);
+          });
     }
-    if (pass.stream)
-      stream_fence();
+    score_sum.add(score);
+    slope_sum.add(slope);
   }
 
-  template <Work work> void run_strided(int64_t begin, int64_t end, S *scratch) {
-    Vector *dynamic = reinterpret_cast<Vector *>(scratch);
+  template <Work work, bool exponentiate> void run_packed(int64_t begin, int64_t end) {
+    const int64_t n = shape.size;
+    for (int64_t t = begin; t < end; t += tile) {
+      const int count = int(end - t < tile ? end - t : tile);
+      const S *source = packed_source(layer.weight, t, count, stages.k);
+      const S *direction = work == Work::hessian ? packed_source(layer.vector, t, count, stages.v) : nullptr;
+      run_tile<work, exponentiate>(
+          count,
+          [&](const Operand &from, int i, Vector *k) SKREG_INLINE_LAMBDA {
+            Packed<S, Shape>::load(shape, (&from == &layer.weight ? source : direction) + i * n, k);
+          },
+          [&](int i, const Vector *out)
+              SKREG_INLINE_LAMBDA { Packed<S, Shape>::store(shape, out, stages.result + i * n); });
+      if constexpr (work != Work::sums)
+        narrow(stages.result, layer.result, t * n, count * n, pass.add, pass.stream);
+    }
+  }
+
+  // Kernels anywhere: a tile holds neighbours of one row, and of each position a run of them.
+  template <Work work, bool exponentiate> void run_strided(int64_t begin, int64_t end) {
+    fill_offsets(layer.weight, stages.offset_k);
+    fill_offsets(layer.vector, stages.offset_v);
+    fill_offsets(layer.result, stages.offset_result);
     for (int64_t first = begin; first < end;) {
       const int64_t row = first / layer.inner, column = first % layer.inner;
-      int active = int(layer.inner - column < width ? layer.inner - column : width);
-      if (end - first < active)
-        active = int(end - first);
-      with_arrays(dynamic, [&](Vector *k, Vector *v, Vector *out) {
-        for_each_element(layer.weight, row, column,
-                         [&](auto p, int64_t at) { k[p] = load_lanes<Vector>(layer.weight, at, active); });
-        if constexpr (work == Work::hessian)
-          for_each_element(layer.vector, row, column,
-                           [&](auto p, int64_t at) { v[p] = load_lanes<Vector>(layer.vector, at, active); });
-        compute<work>(k, v, out, active);
-        if constexpr (work != Work::sums)
-          for_each_element(layer.result, row, column,
-                           [&](auto p, int64_t at) { store_lanes(out[p], layer.result, at, active, pass.add); });
-      });
-      first += active;
+      const int64_t left = end - first < layer.inner - column ? end - first : layer.inner - column;
+      const int count = int(left < tile ? left : tile);
+      stage_runs(layer.weight, row, column, count, stages.offset_k, stages.k);
+      if constexpr (work == Work::hessian)
+        stage_runs(layer.vector, row, column, count, stages.offset_v, stages.v);
+      run_tile<work, exponentiate>(
+          count,
+          [&](const Operand &from, int i, Vector *k) SKREG_INLINE_LAMBDA {
+            const S *stage = &from == &layer.weight ? stages.k : stages.v;
+            for_each_position(shape, [&](auto p) SKREG_INLINE_LAMBDA {
+              k[p] = *reinterpret_cast<const Anywhere *>(stage + p * tile + i);
+            });
+          },
+          [&](int i, const Vector *out) SKREG_INLINE_LAMBDA {
+            for_each_position(shape, [&](auto p) SKREG_INLINE_LAMBDA {
+              *reinterpret_cast<Anywhere *>(stages.result + p * tile + i) = out[p];
+            });
+          });
+      const int64_t to = row * layer.result.outer_stride + column * layer.result.inner_stride;
+      if constexpr (work != Work::sums)
+        for (int64_t p = 0; p < shape.size; p++)
+          narrow_run(stages.result + p * tile, layer.result, to + stages.offset_result[p], count, pass.add,
+                     pass.stream);
+      first += count;
     }
   }
 
-  // Calls f(p, element) for every position of the kernel at (row, column).
-  template <class F> SKREG_INLINE void for_each_element(const Operand &o, int64_t row, int64_t column, F &&f) const {
-    const int64_t base = row * o.outer_stride + column * o.inner_stride;
-    for_each_position(shape, [&](auto p) {
-      const int64_t z = p / (shape.width * shape.height), y = p / shape.width % shape.height, x = p % shape.width;
-      f(p, base + z * o.stride[0] + y * o.stride[1] + x * o.stride[2]);
-    });
+  using Anywhere = typename VectorOf<S>::anywhere;
+
+  // Stages of every position the run of `count` kernels, with zeros behind it. Reading in place would hop from run to
+  // run in every vector, which processors do not foresee.
+  void stage_runs(const Operand &from, int64_t row, int64_t column, int count, const int64_t *offset, S *stage) const {
+    const int64_t base = row * from.outer_stride + column * from.inner_stride;
+    const int padded = (count + width - 1) / width * width;
+    for (int64_t p = 0; p < shape.size; p++) {
+      widen_run(from, base + offset[p], count, stage + p * tile);
+      std::memset(stage + p * tile + count, 0, (padded - count) * sizeof(S));
+    }
   }
 
-  // Arrays of a size known to the compiler live in registers, others in the scratch memory.
-  template <class F> SKREG_INLINE void with_arrays(Vector *dynamic, F &&f) const {
-    if constexpr (is_static) {
-      Vector k[Shape::size], v[Shape::size], out[Shape::size];
-      f(k, v, out);
-    } else {
-      f(dynamic, dynamic + shape.size, dynamic + 2 * shape.size);
-    }
+  void fill_offsets(const Operand &o, int64_t *offset) const {
+    for (int64_t z = 0; z < layer.shape.depth; z++)
+      for (int64_t y = 0; y < layer.shape.height; y++)
+        for (int64_t x = 0; x < layer.shape.width; x++)
+          *offset++ = z * o.stride[0] + y * o.stride[1] + x * o.stride[2];
   }
 
   bool packed(const Operand &o) const {
-    const int64_t n = shape.size;
-    const bool kernel = o.stride[2] == 1 && (shape.height == 1 || o.stride[1] == shape.width) &&
-                        (shape.depth == 1 || o.stride[0] == shape.width * shape.height);
-    return !o.data || (kernel && layer.outer == 1 && o.inner_stride == n);
+    const DynamicShape &s = layer.shape;
+    const bool kernel = o.stride[2] == 1 && (s.height == 1 || o.stride[1] == s.width) &&
+                        (s.depth == 1 || o.stride[0] == s.width * s.height);
+    return !o.data || (kernel && layer.outer == 1 && o.inner_stride == s.size);
   }
 
-  template <Work work> Sums run(int64_t begin, int64_t end, void *scratch) {
+  template <Work work, bool exponentiate> Sums run(int64_t begin, int64_t end) {
     if (shape.size <= kPackedSize && packed(layer.weight) && packed(layer.vector) && packed(layer.result))
-      run_packed<work>(begin, end, static_cast<S *>(scratch));
+      run_packed<work, exponentiate>(begin, end);
     else
-      run_strided<work>(begin, end, static_cast<S *>(scratch));
-    Sums sums;
-    for (int i = 0; i < width; i++) {
-      sums.score += score_sum[i];
-      sums.slope += slope_sum[i];
-    }
-    return sums;
+      run_strided<work, exponentiate>(begin, end);
+    if (pass.stream)
+      stream_fence();
+    return {score_sum.total(), slope_sum.total()};
   }
 };
 

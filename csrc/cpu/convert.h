@@ -59,7 +59,13 @@ template <class F> SKREG_INLINE void with_type(const Operand &o, int64_t at, F &
 
 template <class S> void widen(const Operand &from, int64_t at, int64_t n, S *to) {
   with_type(from, at, [&](auto *p) {
-    for (int64_t i = 0; i < n; i++)
+    int64_t i = 0;
+#ifdef SKREG_HALVES
+    if constexpr (std::is_same_v<decltype(p), Float16 *> && std::is_same_v<S, float>)
+      for (; i + SKREG_HALVES <= n; i += SKREG_HALVES)
+        halves_to_floats(&p[i].bits, to + i);
+#endif
+    for (; i < n; i++)
       to[i] = S(p[i]);
   });
 }
@@ -91,57 +97,47 @@ template <class S> void narrow(const S *from, const Operand &to, int64_t at, int
     return stream_out(from, n, reinterpret_cast<S *>(to.data) + at);
   with_type(to, at, [&](auto *p) {
     using M = std::remove_reference_t<decltype(*p)>;
+    int64_t i = 0;
+#ifdef SKREG_HALVES
+    if constexpr (std::is_same_v<M, Float16> && std::is_same_v<S, float>)
+      for (; i + SKREG_HALVES <= n; i += SKREG_HALVES) {
+        float sum[SKREG_HALVES] = {};
+        if (add)
+          halves_to_floats(&p[i].bits, sum);
+        for (int j = 0; j < SKREG_HALVES; j++)
+          sum[j] = add ? sum[j] + from[i + j] : from[i + j];
+        floats_to_halves(sum, &p[i].bits);
+      }
+#endif
     if (add)
-      for (int64_t i = 0; i < n; i++)
+      for (; i < n; i++)
         p[i] = to_memory<M>(S(p[i]) + from[i]);
     else
-      for (int64_t i = 0; i < n; i++)
+      for (; i < n; i++)
         p[i] = to_memory<M>(from[i]);
   });
 }
 
-// Out of line on purpose: inlined for every position and dtype they would be most of the binary.
-template <class S> __attribute__((noinline)) void gather(const Operand &o, int64_t at, int active, S *lanes) {
-  constexpr int width = VectorOf<S>::width;
-  with_type(o, at, [&](auto *p) {
-    if (o.inner_stride == 1 && active == width)
-      for (int i = 0; i < width; i++)
-        lanes[i] = S(p[i]);
-    else
-      for (int i = 0; i < width; i++)
-        lanes[i] = i < active ? S(p[i * o.inner_stride]) : S(0);
+// The same for elements that lie `inner_stride` apart.
+template <class S> void widen_run(const Operand &from, int64_t at, int64_t n, S *to) {
+  if (from.inner_stride == 1)
+    return widen(from, at, n, to);
+  with_type(from, at, [&](auto *p) {
+    for (int64_t i = 0; i < n; i++)
+      to[i] = S(p[i * from.inner_stride]);
   });
 }
-template <class S>
-__attribute__((noinline)) void scatter(const S *lanes, const Operand &o, int64_t at, int active, bool add) {
-  with_type(o, at, [&](auto *p) {
+
+template <class S> void narrow_run(const S *from, const Operand &to, int64_t at, int64_t n, bool add, bool stream) {
+  if (to.inner_stride == 1)
+    return narrow(from, to, at, n, add, stream);
+  with_type(to, at, [&](auto *p) {
     using M = std::remove_reference_t<decltype(*p)>;
-    const int64_t stride = o.inner_stride;
-    for (int i = 0; i < active; i++)
-      p[i * stride] = to_memory<M>(add ? S(p[i * stride]) + lanes[i] : lanes[i]);
+    for (int64_t i = 0; i < n; i++) {
+      M &element = p[i * to.inner_stride];
+      element = to_memory<M>(add ? S(element) + from[i] : from[i]);
+    }
   });
-}
-
-// One element of each of `active` neighbouring kernels; the other lanes are 0.
-template <class Vector> SKREG_INLINE Vector load_lanes(const Operand &o, int64_t at, int active) {
-  using S = std::remove_cv_t<std::remove_reference_t<decltype(Vector{}[0])>>;
-  constexpr int width = VectorOf<S>::width;
-  if (o.inner_stride == 1 && active == width && o.dtype == dtype_of<S>())
-    return *reinterpret_cast<const typename VectorOf<S>::anywhere *>(reinterpret_cast<const S *>(o.data) + at);
-  Vector result;
-  gather<S>(o, at, active, reinterpret_cast<S *>(&result));
-  return result;
-}
-
-template <class Vector> SKREG_INLINE void store_lanes(Vector v, const Operand &o, int64_t at, int active, bool add) {
-  using S = std::remove_cv_t<std::remove_reference_t<decltype(v[0])>>;
-  constexpr int width = VectorOf<S>::width;
-  if (o.inner_stride == 1 && active == width && o.dtype == dtype_of<S>()) {
-    auto *p = reinterpret_cast<typename VectorOf<S>::anywhere *>(reinterpret_cast<S *>(o.data) + at);
-    *p = add ? *p + v : v;
-  } else {
-    scatter<S>(reinterpret_cast<const S *>(&v), o, at, active, add);
-  }
 }
 
 } // namespace SKREG_ARITHMETIC

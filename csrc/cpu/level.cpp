@@ -41,10 +41,12 @@ std::atomic<const Level *> &current() {
 } // namespace
 
 int64_t scratch_bytes(int64_t size) {
+  int64_t elements = size * tile_kernels(size); // smaller kernels may come in larger tiles
+  for (const int64_t smaller : {std::min<int64_t>(size, 9), std::min(size, kPackedSize)})
+    elements = std::max(elements, smaller * tile_kernels(smaller));
   constexpr int64_t widest = 64 / sizeof(float);
-  // The largest kernel of a call may be too large for tiles, and another one not.
-  const int64_t lanes = 3 * size * widest, tiles = 3 * (kTile * std::min(size, kPackedSize) + 64);
-  return (lanes + tiles + 64) * int64_t(sizeof(double));
+  const int64_t stages = 3 * (elements + 32), vectors = 3 * size * widest, offsets = 3 * size;
+  return (stages + vectors + offsets) * int64_t(sizeof(double)) + 64;
 }
 
 ChunkFunction chunk_function() { return current().load(std::memory_order_relaxed)->function; }

@@ -7,11 +7,18 @@ namespace SKREG_ARITHMETIC {
 
 template <class S, class Shape>
 Sums run_shape(const Layer &layer, const Pass &pass, const Shape &shape, int64_t begin, int64_t end, void *scratch) {
-  if (pass.work == Work::hessian) // rare: not worth a copy for every size
-    return Chunk<S, DynamicShape>{layer, pass, layer.shape}.template run<Work::hessian>(begin, end, scratch);
-  Chunk<S, Shape> chunk{layer, pass, shape};
-  return pass.work == Work::sums ? chunk.template run<Work::sums>(begin, end, scratch)
-                                 : chunk.template run<Work::gradients>(begin, end, scratch);
+  const bool exponentiate = pass.options.exponentiate == skreg::kKernel;
+  if (pass.work == Work::hessian) { // rare: not worth a copy for every size
+    Chunk<S, DynamicShape> chunk(layer, pass, layer.shape, scratch);
+    return exponentiate ? chunk.template run<Work::hessian, true>(begin, end)
+                        : chunk.template run<Work::hessian, false>(begin, end);
+  }
+  Chunk<S, Shape> chunk(layer, pass, shape, scratch);
+  if (pass.work == Work::sums)
+    return exponentiate ? chunk.template run<Work::sums, true>(begin, end)
+                        : chunk.template run<Work::sums, false>(begin, end);
+  return exponentiate ? chunk.template run<Work::gradients, true>(begin, end)
+                      : chunk.template run<Work::gradients, false>(begin, end);
 }
 
 template <class S> Sums run(const Layer &layer, const Pass &pass, int64_t begin, int64_t end, void *scratch) {

@@ -11,12 +11,13 @@
 namespace SKREG_ARITHMETIC {
 
 template <class S> struct VectorOf {
-  static constexpr int width = SKREG_VECTOR_BYTES / sizeof(S); // 4 at least: work goes by groups of 4
-  typedef S type __attribute__((vector_size(SKREG_VECTOR_BYTES)));
-  typedef double doubles __attribute__((vector_size(SKREG_VECTOR_BYTES / sizeof(S) * sizeof(double))));
+  // Work goes by groups of 4.
+  static constexpr int bytes = SKREG_VECTOR_BYTES < 4 * sizeof(S) ? 4 * sizeof(S) : SKREG_VECTOR_BYTES;
+  static constexpr int width = bytes / sizeof(S);
+  typedef S type __attribute__((vector_size(bytes)));
   typedef S quad __attribute__((vector_size(4 * sizeof(S))));
   typedef S quad_anywhere __attribute__((vector_size(4 * sizeof(S)), aligned(alignof(S)), may_alias));
-  typedef S anywhere __attribute__((vector_size(SKREG_VECTOR_BYTES), aligned(alignof(S)), may_alias));
+  typedef S anywhere __attribute__((vector_size(bytes), aligned(alignof(S)), may_alias));
 };
 using FloatVector = VectorOf<float>::type;
 using DoubleVector = VectorOf<double>::type;
@@ -95,8 +96,8 @@ template <class V> SKREG_INLINE void transpose_groups(V &r0, V &r1, V &r2, V &r3
 template <class Half, int... I> SKREG_INLINE auto join(Half x, Half y, std::integer_sequence<int, I...>) {
   return SKREG_SHUFFLE(Half, x, y, I...);
 }
-template <int Group, class V, int... I> SKREG_INLINE auto cut(V v, std::integer_sequence<int, I...>) {
-  return SKREG_SHUFFLE(V, v, v, (4 * Group + I)...);
+template <int First, class V, int... I> SKREG_INLINE auto cut(V v, std::integer_sequence<int, I...>) {
+  return SKREG_SHUFFLE(V, v, v, (First + I)...);
 }
 
 // Lane group g of the result: the four elements at `p + 4 * g * stride`.
@@ -114,7 +115,7 @@ template <class S> SKREG_INLINE typename VectorOf<S>::type load_groups(const S *
 }
 template <int Group, class S> SKREG_INLINE void store_group(typename VectorOf<S>::type v, S *p, int64_t stride) {
   using Quad = typename VectorOf<S>::quad_anywhere;
-  *reinterpret_cast<Quad *>(p + 4 * Group * stride) = cut<Group>(v, std::make_integer_sequence<int, 4>{});
+  *reinterpret_cast<Quad *>(p + 4 * Group * stride) = cut<4 * Group>(v, std::make_integer_sequence<int, 4>{});
 }
 template <class S> SKREG_INLINE void store_groups(typename VectorOf<S>::type v, S *p, int64_t stride) {
   constexpr int width = VectorOf<S>::width;
