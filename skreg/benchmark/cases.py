@@ -93,7 +93,7 @@ def _size(sets: Sequence[str], threads: int) -> list[Case]:
 
 
 def _small(sets: Sequence[str], threads: int) -> list[Case]:
-    contenders = (OURS, "ours, autograd", "ours on one kernel", "autograd alone", *COPIES)
+    contenders = (OURS, "ours, autograd", "naive", "matrix", "ours on one kernel", "autograd alone", *COPIES)
     return [Case("small", "two_conv", WEIGHT_SETS["two_conv"], contenders, threads)]
 
 
