@@ -30,7 +30,18 @@ elif torch.version.cuda is None:
     cuda_module, cuda_error = None, "this torch is built without CUDA"
 else:
     cuda_module, cuda_error = _load("_cuda")
-operators: Any = torch.ops.skreg
+
+
+class _Operators:
+    """Our operators by name, as overloads: `torch.ops.skreg.value` looks its overload up anew in every call."""
+
+    def __getattr__(self, name: str) -> Any:
+        overload = getattr(torch.ops.skreg, name).default
+        setattr(self, name, overload)
+        return overload
+
+
+operators = _Operators()
 
 
 def supports(device_type: str) -> bool:

@@ -19,6 +19,8 @@
 static inline void stream_store(float *p, __m256 v) { _mm256_stream_ps(p, v); }
 static inline void stream_store(double *p, __m256d v) { _mm256_stream_pd(p, v); }
 #define SKREG_STREAM_STORE stream_store
+#define SKREG_MIN _mm256_min_ps // of which the second operand passes where one is nan
+#define SKREG_MAX _mm256_max_ps
 static inline float half_to_float(unsigned short bits) { return _cvtsh_ss(bits); }
 static inline unsigned short float_to_half(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
 

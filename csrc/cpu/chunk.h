@@ -4,6 +4,7 @@
 
 #include "compute.h"
 #include "convert.h"
+#include "flat.h"
 #include "packed.h"
 
 namespace SKREG_ARITHMETIC {
@@ -18,9 +19,10 @@ template <class S> struct Stages {
   S *k, *v, *result;                            // a tile of each operand
   Vector *dynamic;                              // three kernels' vectors
   int64_t *offset_k, *offset_v, *offset_result; // where a kernel's positions lie
+  int64_t *offset_stage;                        // and where they lie in a stage
 
   Stages(void *scratch, int64_t n, int64_t tile) {
-    const int64_t elements = (tile * n + 4 + 15) / 16 * 16;
+    const int64_t elements = (tile * n + 4 + 15) / 16 * 16 + 16;
     k = static_cast<S *>(scratch);
     v = k + elements;
     result = v + elements;
@@ -28,6 +30,9 @@ template <class S> struct Stages {
     offset_k = reinterpret_cast<int64_t *>(dynamic + 3 * n);
     offset_v = offset_k + n;
     offset_result = offset_v + n;
+    offset_stage = offset_result + n;
+    for (int64_t p = 0; p < n; p++)
+      offset_stage[p] = p * tile;
   }
 };
 
@@ -67,16 +72,13 @@ template <class S, class Shape> struct Chunk {
     return stage;
   }
 
-  // One tile: load(i, k or v) makes vectors of kernels i and on, store(i, out) takes their results.
-  //
-  // With exp per kernel it goes in three rounds, because a single one would wait for the exponential's long chain of
-  // operations in every vector: scores and unscaled gradients, all exponentials, products.
+  // One tile: load(operand, i, k or v) makes vectors of kernels i and on, store(i, out) takes their gradients times
+  // `factor`, or what the Hessian gives. With exp per kernel a tile's scores come first and its exponentials then,
+  // because one after the other each would wait for a long chain of operations; what the gradients still have to be
+  // multiplied by is left in `factors`.
   template <Work work, bool exponentiate, class Load, class Store>
-  SKREG_INLINE void run_tile(int count, Load &&load, Store &&store) {
+  SKREG_INLINE void compute_tile(int count, Vector factor, Vector *factors, Load &&load, Store &&store) {
     Vector score{}, slope{}; // local: what lives behind `this` would go through memory
-    Vector values[kTileVectors];
-    const Vector coefficient = Vector{} + computed.coefficient;
-    Vector *unscaled = reinterpret_cast<Vector *>(stages.v);
     for (int i = 0; i < count; i += width)
       with_arrays([&](Vector *k, Vector *v, Vector *out) SKREG_INLINE_LAMBDA {
         load(layer.weight, i, k);
@@ -90,52 +92,128 @@ template <class S, class Shape> struct Chunk {
         } else if constexpr (work == Work::sums) {
           value = computed.value(k);
         } else {
-          value = computed.value_and_slope(k, out, exponentiate ? Vector{} + 1 : coefficient);
-          if constexpr (exponentiate)
-            for_each_position(shape,
-                              [&](auto p) SKREG_INLINE_LAMBDA { unscaled[i / width * shape.size + p] = out[p]; });
-          else
-            store(i, out);
+          value = computed.value_and_slope(k, out, factor);
+          store(i, out);
         }
         if (exponentiate && work != Work::hessian)
-          values[i / width] = value;
+          factors[i / width] = value;
         else
           score += value;
       });
-    if constexpr (exponentiate && work != Work::hessian) {
-      for (int i = 0; i < count; i += width) {
-        const auto f = exponential(values[i / width], computed.max_exponent);
-        score += count - i < width ? Compute<S, Shape>::first_lanes(f.value, count - i) : f.value;
-        values[i / width] = f.slope * coefficient;
-      }
-      if constexpr (work == Work::gradients)
-        for (int i = 0; i < count; i += width)
-          with_arrays([&](Vector *, Vector *, Vector *out) SKREG_INLINE_LAMBDA {
-            for_each_position(shape, [&](auto p) SKREG_INLINE_LAMBDA {
-              out[p] = unscaled[i / width * shape.size + p] * values[i / width];
-            });
-            store(i, out);
-          });
-    }
+    if constexpr (exponentiate && work != Work::hessian)
+      score += exponentiate_tile(count, computed.coefficient, factors,
+                                 [](Vector x, int kernels) { return Compute<S, Shape>::first_lanes(x, kernels); });
     score_sum.add(score);
     slope_sum.add(slope);
   }
 
+  // From scores to coefficient * exp'(score), in place; returns the sum of exp(score), lane by lane.
+  template <class First>
+  SKREG_INLINE Vector exponentiate_tile(int count, S coefficient, Vector *scores, First &&first_kernels) const {
+    Vector sum{};
+    for (int i = 0; i < count; i += width) {
+      const auto f = exponential(scores[i / width], computed.max_exponent);
+      sum += count - i < width ? first_kernels(f.value, count - i) : f.value;
+      scores[i / width] = f.slope * coefficient;
+    }
+    return sum;
+  }
+
   template <Work work, bool exponentiate> void run_packed(int64_t begin, int64_t end) {
     const int64_t n = shape.size;
+    constexpr bool later = exponentiate && work == Work::gradients;
+    Vector factors[kTileVectors], *unscaled = reinterpret_cast<Vector *>(stages.v);
+    const Vector factor = Vector{} + (later ? 1 : computed.coefficient);
     for (int64_t t = begin; t < end; t += tile) {
       const int count = int(end - t < tile ? end - t : tile);
       const S *source = packed_source(layer.weight, t, count, stages.k);
       const S *direction = work == Work::hessian ? packed_source(layer.vector, t, count, stages.v) : nullptr;
-      run_tile<work, exponentiate>(
-          count,
+      compute_tile<work, exponentiate>(
+          count, factor, factors,
           [&](const Operand &from, int i, Vector *k) SKREG_INLINE_LAMBDA {
-            Packed<S, Shape>::load(shape, (&from == &layer.weight ? source : direction) + i * n, k);
+            const S *kernels = (&from == &layer.weight ? source : direction) + i * n;
+            prefetch_ahead(kernels, width * n * int64_t(sizeof(S)));
+            Packed<S, Shape>::load(shape, kernels, k);
           },
-          [&](int i, const Vector *out)
-              SKREG_INLINE_LAMBDA { Packed<S, Shape>::store(shape, out, stages.result + i * n); });
+          [&](int i, const Vector *out) SKREG_INLINE_LAMBDA {
+            if constexpr (later)
+              for_each_position(shape, [&](auto p) SKREG_INLINE_LAMBDA { unscaled[i / width * n + p] = out[p]; });
+            else
+              Packed<S, Shape>::store(shape, out, stages.result + i * n);
+          });
+      if constexpr (later)
+        for (int i = 0; i < count; i += width)
+          with_arrays([&](Vector *, Vector *, Vector *out) SKREG_INLINE_LAMBDA {
+            for_each_position(
+                shape, [&](auto p) SKREG_INLINE_LAMBDA { out[p] = unscaled[i / width * n + p] * factors[i / width]; });
+            Packed<S, Shape>::store(shape, out, stages.result + i * n);
+          });
       if constexpr (work != Work::sums)
         narrow(stages.result, layer.result, t * n, count * n, pass.add, pass.stream);
+    }
+  }
+
+  static constexpr bool can_be_flat = std::is_same_v<S, float> && std::is_same_v<Shape, StaticShape<1, 3, 3, 1>>;
+  static constexpr int kFlatTile = 64;
+
+  // Where a tile can be read with a margin on both sides: in place, or widened with zeros behind it.
+  const float *flat_source(int64_t begin, int count) const {
+    const int64_t first = begin * 9 - Flat::margin, padded = (count + width - 1) / width * width;
+    if (layer.weight.dtype == Dtype::float32 && first >= 0 &&
+        (begin + padded) * 9 + Flat::margin <= layer.kernels() * 9)
+      return reinterpret_cast<const float *>(layer.weight.data) + begin * 9;
+    float *stage = stages.k + 16;
+    widen(layer.weight, begin * 9, count * 9, stage);
+    std::memset(stage + count * 9, 0, ((padded - count) * 9 + Flat::margin) * sizeof(float));
+    return stage;
+  }
+
+  // As `compute_tile`, for kernels that `Flat` can compute. The results go straight to memory, in whole vectors.
+  template <Work work, bool exponentiate, bool subtract, Output output>
+  SKREG_INLINE void flat_tile(const float *k, int count, float *to) {
+    const Vector twice = Vector{} + 2 * computed.coefficient;
+    Vector score{}, factors[kTileVectors], *unscaled = reinterpret_cast<Vector *>(stages.v);
+    for (int i = 0; i < count; i += width) {
+      prefetch_ahead(k + i * 9, width * 9 * int64_t(sizeof(float)));
+      const Vector s = Flat::scores<exponentiate, work == Work::gradients, subtract>(
+          k + i * 9, [&](auto j, Vector half_slope) SKREG_INLINE_LAMBDA {
+            if constexpr (exponentiate)
+              unscaled[i / width * 9 + j.value] = half_slope;
+            else
+              put<output>(to + i * 9 + j.value * width, half_slope * twice);
+          });
+      if constexpr (exponentiate)
+        factors[i / width] = s;
+      else
+        score += s;
+    }
+    if constexpr (exponentiate)
+      score = exponentiate_tile(count, 2 * computed.coefficient, factors, Flat::first_kernels);
+    if constexpr (exponentiate && work == Work::gradients)
+      for (int i = 0; i < count; i += width)
+        unrolled(std::make_integer_sequence<int, 9>{}, [&](auto j) SKREG_INLINE_LAMBDA {
+          const Vector factor = Flat::spread<j.value>(factors[i / width]);
+          put<output>(to + i * 9 + j.value * width, unscaled[i / width * 9 + j.value] * factor);
+        });
+    score_sum.add(score);
+  }
+
+  template <Work work, bool exponentiate, bool subtract> void run_flat(int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; t += kFlatTile) {
+      const int count = int(end - t < kFlatTile ? end - t : kFlatTile);
+      const float *source = flat_source(t, count);
+      float *to = work == Work::sums ? nullptr : reinterpret_cast<float *>(layer.result.data) + t * 9;
+      if (work == Work::sums)
+        flat_tile<work, exponentiate, subtract, Output::write>(source, count, nullptr);
+      else if (count % width || layer.result.dtype != Dtype::float32) {
+        flat_tile<work, exponentiate, subtract, Output::write>(source, count, stages.result);
+        narrow(stages.result, layer.result, t * 9, count * 9, pass.add, pass.stream);
+      } else if (pass.add)
+        flat_tile<work, exponentiate, subtract, Output::add>(source, count, to);
+      else if (pass.stream && is_vector_aligned(to))
+        flat_tile<work, exponentiate, subtract, Output::stream>(source, count, to);
+      else
+        flat_tile<work, exponentiate, subtract, Output::write>(source, count, to);
     }
   }
 
@@ -144,39 +222,75 @@ template <class S, class Shape> struct Chunk {
     fill_offsets(layer.weight, stages.offset_k);
     fill_offsets(layer.vector, stages.offset_v);
     fill_offsets(layer.result, stages.offset_result);
+    Vector factors[kTileVectors];
+    S *unscaled = stages.v; // of the Hessian nothing is left to scale, and its vectors need the stage
     for (int64_t first = begin; first < end;) {
       const int64_t row = first / layer.inner, column = first % layer.inner;
       const int64_t left = end - first < layer.inner - column ? end - first : layer.inner - column;
       const int count = int(left < tile ? left : tile);
-      stage_runs(layer.weight, row, column, count, stages.offset_k, stages.k);
+      const bool in_place = layer.weight.dtype == dtype_of<S>() && layer.weight.inner_stride == 1 && count % width == 0;
+      const S *weights = reinterpret_cast<const S *>(layer.weight.data) + row * layer.weight.outer_stride + column;
+      const int64_t *offset = stages.offset_k;
+      if (!in_place) {
+        stage_runs(layer.weight, row, column, count, stages.offset_k, stages.k);
+        weights = stages.k;
+        offset = stages.offset_stage;
+      }
+      const int64_t ahead = count == left ? layer.weight.outer_stride - column : count; // to the next tile
       if constexpr (work == Work::hessian)
         stage_runs(layer.vector, row, column, count, stages.offset_v, stages.v);
-      run_tile<work, exponentiate>(
-          count,
+      S *collected = work == Work::hessian ? stages.result : unscaled;
+      compute_tile<work, exponentiate>(
+          count, Vector{} + 1, factors,
           [&](const Operand &from, int i, Vector *k) SKREG_INLINE_LAMBDA {
-            const S *stage = &from == &layer.weight ? stages.k : stages.v;
-            for_each_position(shape, [&](auto p) SKREG_INLINE_LAMBDA {
-              k[p] = *reinterpret_cast<const Anywhere *>(stage + p * tile + i);
-            });
+            const S *base = (&from == &layer.weight ? weights : stages.v) + i;
+            const int64_t *at = &from == &layer.weight ? offset : stages.offset_stage;
+            if (in_place && i * int(sizeof(S)) % 64 == 0)
+              for_each_position(shape, [&](auto p) SKREG_INLINE_LAMBDA { __builtin_prefetch(base + at[p] + ahead); });
+            for_each_position(
+                shape, [&](auto p) SKREG_INLINE_LAMBDA { k[p] = *reinterpret_cast<const Anywhere *>(base + at[p]); });
           },
           [&](int i, const Vector *out) SKREG_INLINE_LAMBDA {
             for_each_position(shape, [&](auto p) SKREG_INLINE_LAMBDA {
-              *reinterpret_cast<Anywhere *>(stages.result + p * tile + i) = out[p];
+              *reinterpret_cast<Anywhere *>(collected + p * tile + i) = out[p];
             });
           });
       const int64_t to = row * layer.result.outer_stride + column * layer.result.inner_stride;
-      if constexpr (work != Work::sums)
-        for (int64_t p = 0; p < shape.size; p++)
-          narrow_run(stages.result + p * tile, layer.result, to + stages.offset_result[p], count, pass.add,
-                     pass.stream);
+      for (int64_t p = 0; p < shape.size && work != Work::sums; p++) {
+        const int64_t at = to + stages.offset_result[p];
+        if constexpr (work == Work::hessian)
+          narrow_run(collected + p * tile, layer.result, at, count, pass.add, pass.stream);
+        else
+          scale_run<exponentiate>(collected + p * tile, factors, at, count);
+      }
       first += count;
     }
   }
 
+  // Writes the gradients of one position of a tile's kernels.
+  template <bool exponentiate>
+  SKREG_INLINE void scale_run(const S *unscaled, const Vector *factors, int64_t at, int count) const {
+    const auto scale = [&](auto output, S *to) SKREG_INLINE_LAMBDA {
+      for (int i = 0; i < count; i += width) {
+        const Vector factor = exponentiate ? factors[i / width] : Vector{} + computed.coefficient;
+        put<Output(output.value)>(to + i, *reinterpret_cast<const Anywhere *>(unscaled + i) * factor);
+      }
+    };
+    S *to = reinterpret_cast<S *>(layer.result.data) + at;
+    if (layer.result.dtype != dtype_of<S>() || layer.result.inner_stride != 1 || count % width) {
+      scale(Index<int(Output::write)>{}, stages.result);
+      narrow_run(stages.result, layer.result, at, count, pass.add, pass.stream);
+    } else if (pass.add)
+      scale(Index<int(Output::add)>{}, to);
+    else if (pass.stream && is_vector_aligned(to))
+      scale(Index<int(Output::stream)>{}, to);
+    else
+      scale(Index<int(Output::write)>{}, to);
+  }
+
   using Anywhere = typename VectorOf<S>::anywhere;
 
-  // Stages of every position the run of `count` kernels, with zeros behind it. Reading in place would hop from run to
-  // run in every vector, which processors do not foresee.
+  // Stages of every position the run of `count` kernels, with zeros behind it.
   void stage_runs(const Operand &from, int64_t row, int64_t column, int count, const int64_t *offset, S *stage) const {
     const int64_t base = row * from.outer_stride + column * from.inner_stride;
     const int padded = (count + width - 1) / width * width;
@@ -201,7 +315,17 @@ template <class S, class Shape> struct Chunk {
   }
 
   template <Work work, bool exponentiate> Sums run(int64_t begin, int64_t end) {
-    if (shape.size <= kPackedSize && packed(layer.weight) && packed(layer.vector) && packed(layer.result))
+    const bool in_order = packed(layer.weight) && packed(layer.vector) && packed(layer.result);
+    if constexpr (can_be_flat && work != Work::hessian) {
+      if (in_order && computed.normalize != kDivide) {
+        computed.normalize == kSubtract ? run_flat<work, exponentiate, true>(begin, end)
+                                        : run_flat<work, exponentiate, false>(begin, end);
+        if (pass.stream)
+          stream_fence();
+        return {score_sum.total(), 0};
+      }
+    }
+    if (shape.size <= kPackedSize && in_order)
       run_packed<work, exponentiate>(begin, end);
     else
       run_strided<work, exponentiate>(begin, end);

@@ -57,16 +57,25 @@ template <class F> SKREG_INLINE void with_type(const Operand &o, int64_t at, F &
   }
 }
 
-template <class S> void widen(const Operand &from, int64_t at, int64_t n, S *to) {
-  with_type(from, at, [&](auto *p) {
-    int64_t i = 0;
+template <class M, class S> SKREG_INLINE void widen_block(const M *p, int64_t n, S *to) {
+  int64_t i = 0;
 #ifdef SKREG_HALVES
-    if constexpr (std::is_same_v<decltype(p), Float16 *> && std::is_same_v<S, float>)
-      for (; i + SKREG_HALVES <= n; i += SKREG_HALVES)
-        halves_to_floats(&p[i].bits, to + i);
+  if constexpr (std::is_same_v<M, Float16> && std::is_same_v<S, float>)
+    for (; i + SKREG_HALVES <= n; i += SKREG_HALVES)
+      halves_to_floats(&p[i].bits, to + i);
 #endif
-    for (; i < n; i++)
-      to[i] = S(p[i]);
+  for (; i < n; i++)
+    to[i] = S(p[i]);
+}
+
+template <class S> void widen(const Operand &from, int64_t at, int64_t n, S *to) {
+  constexpr int64_t block = 256;
+  with_type(from, at, [&](auto *p) {
+    for (int64_t i = 0; i < n; i += block) {
+      const int64_t count = n - i < block ? n - i : block;
+      prefetch_ahead(p + i, count * int64_t(sizeof(*p)));
+      widen_block(p + i, count, to + i);
+    }
   });
 }
 
@@ -90,6 +99,18 @@ inline void stream_fence() {
 #ifdef SKREG_STREAM_STORE
   _mm_sfence();
 #endif
+}
+
+// A whole vector of results: over what is there, around the caches (then it has to be aligned), or added.
+enum class Output { write, stream, add };
+SKREG_INLINE bool is_vector_aligned(const void *p) { return reinterpret_cast<uintptr_t>(p) % SKREG_VECTOR_BYTES == 0; }
+template <Output output, class V, class S> SKREG_INLINE void put(S *to, V v) {
+  auto *p = reinterpret_cast<typename VectorOf<S>::anywhere *>(to);
+#ifdef SKREG_STREAM_STORE
+  if constexpr (output == Output::stream)
+    return SKREG_STREAM_STORE(to, v);
+#endif
+  *p = output == Output::add ? *p + v : v;
 }
 
 template <class S> void narrow(const S *from, const Operand &to, int64_t at, int64_t n, bool add, bool stream) {

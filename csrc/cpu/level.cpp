@@ -45,7 +45,7 @@ int64_t scratch_bytes(int64_t size) {
   for (const int64_t smaller : {std::min<int64_t>(size, 9), std::min(size, kPackedSize)})
     elements = std::max(elements, smaller * tile_kernels(smaller));
   constexpr int64_t widest = 64 / sizeof(float);
-  const int64_t stages = 3 * (elements + 32), vectors = 3 * size * widest, offsets = 3 * size;
+  const int64_t stages = 3 * (elements + 48), vectors = 3 * size * widest, offsets = 4 * size;
   return (stages + vectors + offsets) * int64_t(sizeof(double)) + 64;
 }
 

@@ -22,16 +22,37 @@ template <class S> struct VectorOf {
 using FloatVector = VectorOf<float>::type;
 using DoubleVector = VectorOf<double>::type;
 
+// Asks for the memory 4 KB behind these bytes: it takes about as long to arrive as the kernels before it to be
+// computed. Processors foresee a stream as well, but stop where the arithmetic pauses their reading.
+SKREG_INLINE void prefetch_ahead(const void *p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64)
+    __builtin_prefetch(static_cast<const char *>(p) + 4096 + i);
+}
+
 template <class M> SKREG_INLINE FloatVector select(M m, FloatVector x, FloatVector y) { return m ? x : y; }
 template <class M> SKREG_INLINE DoubleVector select(M m, DoubleVector x, DoubleVector y) { return m ? x : y; }
+
+// min and max that hand a nan in x on.
+SKREG_INLINE FloatVector at_most(FloatVector limit, FloatVector x) {
+#ifdef SKREG_MIN
+  return SKREG_MIN(limit, x);
+#else
+  return select(limit < x, limit, x);
+#endif
+}
+SKREG_INLINE FloatVector at_least(FloatVector limit, FloatVector x) {
+#ifdef SKREG_MAX
+  return SKREG_MAX(limit, x);
+#else
+  return select(limit > x, limit, x);
+#endif
+}
 
 // exp to about one unit in the last place: 2^n * exp(r), |r| <= log(2) / 2, with the right limits and nan.
 SKREG_INLINE FloatVector exponential_function(FloatVector x) {
   typedef int32_t Ints __attribute__((vector_size(SKREG_VECTOR_BYTES)));
   const FloatVector zero{};
-  const FloatVector high = zero + 89.0f, low = zero - 104.0f;
-  FloatVector s = select(x > high, high, x);
-  s = select(s < low, low, s);
+  const FloatVector s = at_least(zero - 104.0f, at_most(zero + 89.0f, x));
   const FloatVector magic = zero + 12582912.0f; // 1.5 * 2^23: adding it rounds to an integer
   const FloatVector shifted = s * 1.44269504088896341f + magic;
   const FloatVector n = shifted - magic;
@@ -43,8 +64,12 @@ SKREG_INLINE FloatVector exponential_function(FloatVector x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  // 2^n in two factors, because n reaches past what one exponent holds. A nan has no exponent to convert.
-  const Ints exponent = __builtin_convertvector(select(n == n, n, zero), Ints);
+  // 2^n in two factors, because n reaches past what one exponent holds. The low bits of `shifted` are n; where it is
+  // nan, they are anything, and p is nan.
+  Ints exponent, bits_magic;
+  std::memcpy(&exponent, &shifted, sizeof exponent);
+  std::memcpy(&bits_magic, &magic, sizeof bits_magic);
+  exponent -= bits_magic;
   const Ints half = exponent >> 1;
   const Ints bits_a = (half + 127) << 23, bits_b = (exponent - half + 127) << 23;
   FloatVector a, b;

@@ -65,7 +65,7 @@ def test_opcheck(options):
     c = torch.ones(len(ws), dtype=torch.float64)
     scale = torch.tensor(0.5, dtype=torch.float64)
     encoded = options.native()
-    ops = native.operators
+    ops = torch.ops.skreg
     torch.library.opcheck(ops.value.default, (ws, c, *encoded))
     torch.library.opcheck(ops.value_and_gradients.default, (ws, c, *encoded))
     torch.library.opcheck(ops.gradients.default, (ws, c, scale, *encoded))
