@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 from skreg._extras import require
 from skreg.benchmark.cases import TITLES
+from skreg.benchmark.contenders import COPY_READY, OURS
 from skreg.benchmark.measure import Measurement
 from skreg.training.run import write_file
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -108,27 +110,55 @@ def split_small_call(rows: Sequence[Measurement]) -> dict[str, float]:
 
 
 def plot_size(measurements: Sequence[Measurement], machine: Machine) -> Figure:
-    """Time against the number of weights, both logarithmic; the band spans the quartiles.
+    """Time against the number of weights, both logarithmic; and the speed-up by threads where that was measured.
 
     Raises:
         ValueError: there are no measurements of the section size.
     """
-    rows = [row for row in measurements if row.section == "size" and row.median_us is not None]
-    if not rows:
+    measured = [row for row in measurements if row.median_us is not None]
+    sizes, threads = ([row for row in measured if row.section == section] for section in ("size", "threads"))
+    if not sizes:
         raise ValueError("plot: expected measurements of the section size, found none; run that section too")
-    figure = require("matplotlib.figure", "lab").Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    columns = 2 if threads else 1
+    figure = require("matplotlib.figure", "lab").Figure(figsize=(2 + 5 * columns, 4.5), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    _draw_size(axes[0], sizes)
+    if threads:
+        _draw_threads(axes[1], threads)
+    where = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
+    axes[0].set_title(f"{where}, threads: {sizes[0].threads}, {sizes[0].dtype}", fontsize="medium")
+    return figure  # type: ignore[no-any-return]
+
+
+def _draw_size(axes: Axes, rows: Sequence[Measurement]) -> None:
+    """A line a contender; the band spans the quartiles."""
     for name in dict.fromkeys(row.contender for row in rows):
         points = sorted((row for row in rows if row.contender == name), key=lambda row: row.count)
         counts = [row.count for row in points]
         style = "--" if name.startswith("copy") else "-"
         (line,) = axes.loglog(counts, [row.median_us for row in points], style, marker="o", markersize=3, label=name)
-        lower, upper = [row.lower_us for row in points], [row.upper_us for row in points]
+        lower, upper = [row.lower_us or 0.0 for row in points], [row.upper_us or 0.0 for row in points]
         axes.fill_between(counts, lower, upper, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.set_xlabel("weights")
     axes.set_ylabel("µs a call, value and gradient")
-    where = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
-    axes.set_title(f"{where}, threads: {rows[0].threads}, {rows[0].dtype}", fontsize="medium")
     axes.grid(alpha=0.3, which="major")
     axes.legend(fontsize="small")
-    return figure  # type: ignore[no-any-return]
+
+
+def _draw_threads(axes: Axes, rows: Sequence[Measurement]) -> None:
+    """How many times faster than with one thread, for skreg and for the copy, a pair of lines a net."""
+    for name in dict.fromkeys(row.weights for row in rows):
+        for contender, style in ((OURS, "-"), (COPY_READY, "--")):
+            chosen = [row for row in rows if (row.weights, row.contender) == (name, contender)]
+            times = {row.threads: row.median_us or 0.0 for row in chosen}
+            counts = sorted(times)
+            speed_up = [times[counts[0]] / times[count] for count in counts]
+            axes.plot(counts, speed_up, style, marker="o", markersize=3, label=f"{name}, {contender}")
+    counts = sorted({row.threads for row in rows})
+    axes.plot(counts, counts, ":", color="gray", label="proportional")
+    axes.set_xticks(counts)
+    axes.set_xlabel("threads")
+    axes.set_ylabel("times faster than one thread")
+    axes.set_title("more threads", fontsize="medium")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")

@@ -116,6 +116,19 @@ def test_plot_draws_the_medians():
     assert "A, B" in axes.get_title()
 
 
+def test_plot_of_threads_beside_sizes():
+    rows = [
+        replace(ROW, section="size"),
+        *(replace(ROW, section="threads", threads=n, median_us=8.0 / n) for n in (1, 2, 4)),
+    ]
+    rows += [replace(row, contender="copy, ready memory", median_us=4.0) for row in rows[1:]]
+    _, axes = plot_size(rows, MACHINE).axes
+    ours, copy, proportional = axes.lines
+    assert list(ours.get_xdata()) == [1, 2, 4]
+    assert list(ours.get_ydata()) == [1, 2, 4] == list(proportional.get_ydata())
+    assert list(copy.get_ydata()) == [1, 1, 1]
+
+
 def test_plot_without_sizes():
     with pytest.raises(ValueError, match="expected measurements of the section size, found none"):
         plot_size([replace(ROW, section="penalty")], MACHINE)
