@@ -113,12 +113,42 @@ template <Output output, class V, class S> SKREG_INLINE void put(S *to, V v) {
   *p = output == Output::add ? *p + v : v;
 }
 
+// Two vectors of floats as one of bfloat16, rounded as `BFloat16::from` rounds.
+SKREG_INLINE FloatVector rounded_to_bfloats(FloatVector x) {
+  typedef uint32_t Words __attribute__((vector_size(SKREG_VECTOR_BYTES)));
+  const Words bits = (Words)x;
+  const FloatVector rounded = (FloatVector)(bits + 0x7fff + (bits >> 16 & 1));
+  return select(x == x, rounded, (FloatVector)(Words{} + 0x7fc00000));
+}
+template <int... I>
+SKREG_INLINE FloatVector to_bfloats(FloatVector x, FloatVector y, std::integer_sequence<int, I...>) {
+  typedef uint16_t Halves __attribute__((vector_size(SKREG_VECTOR_BYTES)));
+  const Halves a = (Halves)rounded_to_bfloats(x), b = (Halves)rounded_to_bfloats(y);
+  return (FloatVector)SKREG_SHUFFLE(Halves, a, b, (2 * I + 1)...); // the upper half of every word
+}
+// As many as fill whole vectors; returns how many.
+template <Output output> int64_t write_bfloats(const float *from, int64_t n, BFloat16 *to) {
+  using Types = VectorOf<float>;
+  constexpr int64_t step = 2 * Types::width;
+  int64_t i = 0;
+  for (; i + step <= n; i += step) {
+    const auto *p = reinterpret_cast<const Types::anywhere *>(from + i);
+    const FloatVector x = p[0], y = *reinterpret_cast<const Types::anywhere *>(from + i + Types::width);
+    put<output>(reinterpret_cast<float *>(to + i), to_bfloats(x, y, std::make_integer_sequence<int, int(step)>{}));
+  }
+  return i;
+}
+
 template <class S> void narrow(const S *from, const Operand &to, int64_t at, int64_t n, bool add, bool stream) {
   if (stream && !add && to.dtype == dtype_of<S>())
     return stream_out(from, n, reinterpret_cast<S *>(to.data) + at);
   with_type(to, at, [&](auto *p) {
     using M = std::remove_reference_t<decltype(*p)>;
     int64_t i = 0;
+    if constexpr (std::is_same_v<M, BFloat16> && std::is_same_v<S, float>)
+      if (!add)
+        i = stream && is_vector_aligned(p) ? write_bfloats<Output::stream>(from, n, p)
+                                           : write_bfloats<Output::write>(from, n, p);
 #ifdef SKREG_HALVES
     if constexpr (std::is_same_v<M, Float16> && std::is_same_v<S, float>)
       for (; i + SKREG_HALVES <= n; i += SKREG_HALVES) {
