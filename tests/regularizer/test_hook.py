@@ -31,14 +31,26 @@ def assert_same_parameters(found: nn.Module, expected: nn.Module, tolerance: flo
         )
 
 
-OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], Optimizer]] = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-2, foreach=False),
-    "sgd foreach": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, foreach=True),
-    "sgd fused": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=True),
-    "sgd maximize": lambda p: torch.optim.SGD(p, lr=0.01, maximize=True),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, foreach=False),
-    "adamw foreach": lambda p: torch.optim.AdamW(p, lr=0.01, amsgrad=True, foreach=True),
-    "adamw fused": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
+def loss_form(model: nn.Module, batch: Tensor, maximize: bool) -> Tensor:
+    """What the hook stands for: who maximizes an objective subtracts the penalty."""
+    return criterion(model, batch) + (-penalty(model) if maximize else penalty(model))
+
+
+SGD, ADAM, ADAMW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": lambda p: SGD(p, lr=0.1, foreach=False),
+    "sgd nesterov": lambda p: SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-2, foreach=False),
+    "sgd foreach": lambda p: SGD(p, lr=0.1, momentum=0.9, foreach=True),
+    "sgd fused": lambda p: SGD(p, lr=0.1, momentum=0.9, fused=True),
+    "sgd maximize": lambda p: SGD(p, lr=0.01, maximize=True),
+    "sgd fused maximize": lambda p: SGD(p, lr=0.01, maximize=True, fused=True),
+    "adam": lambda p: ADAM(p, lr=0.01, foreach=False),
+    "adam foreach": lambda p: ADAM(p, lr=0.01, weight_decay=0.1, foreach=True),
+    "adam fused maximize": lambda p: ADAM(p, lr=0.01, fused=True, maximize=True),
+    "adamw": lambda p: ADAMW(p, lr=0.01, weight_decay=0.1, foreach=False),
+    "adamw foreach": lambda p: ADAMW(p, lr=0.01, amsgrad=True, foreach=True),
+    "adamw foreach maximize": lambda p: ADAMW(p, lr=0.01, foreach=True, maximize=True),
+    "adamw fused": lambda p: ADAMW(p, lr=0.01, fused=True),
     "adagrad fused": lambda p: torch.optim.Adagrad(p, lr=0.01, fused=True),
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5),
 }
@@ -51,14 +63,29 @@ def test_equals_the_loss_form(
 ) -> None:
     plain = copy.deepcopy(model)
     optimizer, plain_optimizer = make(list(model.parameters())), make(list(plain.parameters()))
+    maximize = optimizer.defaults.get("maximize", False)
     SmoothKernelRegularizer(model, STRENGTH).attach(optimizer)
     for batch in batches:
         criterion(model, batch).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=set_to_none)
-        (criterion(plain, batch) + penalty(plain)).backward()
+        loss_form(plain, batch, maximize).backward()
         plain_optimizer.step()
         plain_optimizer.zero_grad(set_to_none=set_to_none)
+    assert_same_parameters(model, plain)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_maximizing_groups_beside_others_lower_the_penalty_as_well(model: nn.Module, decoupled: bool) -> None:
+    """A group goes up its objective, and yet its penalty falls; without a backward pass both forms do the same."""
+    plain = copy.deepcopy(model)
+    optimizer = SGD(
+        [{"params": model.first.parameters(), "maximize": True}, {"params": model.second.parameters()}], 0.1
+    )
+    SmoothKernelRegularizer(model, STRENGTH).attach(optimizer, decoupled=decoupled)
+    optimizer.step()
+    penalty(plain).backward()
+    SGD([plain.first.weight, plain.second.weight], lr=0.1).step()
     assert_same_parameters(model, plain)
 
 
