@@ -131,9 +131,9 @@ def _check_step(regularizer: SmoothKernelRegularizer, optimizer: Optimizer, owne
             f"{', '.join(computed)}: computed by a parametrization or a pruning mask, so no optimizer has it as a "
             f"parameter; {_LOSS_FORM}. Or exclude it from the regularizer"
         )
-    if len(regularizer.optimizers) < 2:
-        return
     others = [o for o in regularizer.optimizers if o is not optimizer and _is_attached(regularizer, o)]
+    if not others:
+        return
     elsewhere: set[int] = set().union(*map(_owned, others))
     for name, parameter in regularizer.named_parameters():
         if id(parameter) in elsewhere and id(parameter) in owned:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 import weakref
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -305,14 +304,10 @@ class SmoothKernelRegularizer:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is attached to nothing: optimizers lose their hooks in copies as well.
-        return {**self.__dict__, "_optimizers": weakref.WeakSet()}
+        return {key: value for key, value in self.__dict__.items() if key != "_optimizers"}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> SmoothKernelRegularizer:
-        copied = type(self).__new__(type(self))
-        memo[id(self)] = copied
-        for key, value in self.__dict__.items():
-            setattr(copied, key, weakref.WeakSet() if key == "_optimizers" else copy.deepcopy(value, memo))
-        return copied
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _optimizers=weakref.WeakSet())
 
     def attach(self, optimizer: Optimizer, *, decoupled: bool = False) -> RemovableHandle:
         """Let every ``optimizer.step()`` minimise the penalty as well; see `skreg.hook.attach`.
