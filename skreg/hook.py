@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,13 @@ from torch.utils.hooks import RemovableHandle
 
 from skreg.options import PenaltyOptions
 from skreg.penalty import add_penalty_gradient_, check_finite
+from skreg.sharding import local, parts
+from skreg.stability import step_factor, warn_if_unstable
 
 if TYPE_CHECKING:
     from skreg.regularizer import SmoothKernelRegularizer
+
+Group = Mapping[str, Any]
 
 _LOSS_FORM = "add the penalty to the loss instead: loss = criterion(model(x), y) + reg(); loss.backward()"
 
@@ -29,18 +33,25 @@ def attach(regularizer: SmoothKernelRegularizer, optimizer: Optimizer, *, decoup
     passes were accumulated. It can be attached to several optimizers, each of which steps its own parameters.
 
     Coupled (default): ``strength * grad R``, taken at the weights before the step, is added to ``.grad`` just
-    before the step. This equals ``loss + reg()`` except that gradient clipping done before the step does not
-    see it. Under a GradScaler it is right with fused optimizers too, whose gradients are still scaled at that
-    time.
+    before the step, and subtracted in groups with ``maximize=True``, where the loss form is ``objective -
+    reg()``. This equals ``loss + reg()`` except that gradient clipping done before the step does not see it.
+    Under a GradScaler it is right with fused optimizers too, whose gradients are still scaled at that time.
 
     Decoupled, as AdamW's weight decay: the optimizer steps first, then ``w -= lr * strength * grad R(w)``,
     the gradient taken at the weights that the step has produced, with the learning rate of the parameter's
-    group. The optimizer's momentum and scaling never see the penalty. Nothing happens where a GradScaler
-    skips the step.
+    group, whatever ``maximize`` says. The optimizer's momentum and scaling never see the penalty. Nothing
+    happens where a GradScaler skips the step.
+
+    Weights sharded by `fully_shard` are stepped shard by shard, without communication unless
+    ``exponentiate="layer"``.
+
+    At its first step it warns if ``lr * strength`` is beyond the largest stable step (`skreg.stability`): with
+    SGD, and decoupled with every optimizer. Compiled steps are not checked.
 
     Args:
         regularizer: whose penalty.
-        optimizer: any `torch.optim.Optimizer` but LBFGS.
+        optimizer: any `torch.optim.Optimizer` that computes its step from ``.grad`` once; not LBFGS, and of an
+            optimizer of two steps (SAM) its base optimizer.
         decoupled: after the step instead of through the gradient.
 
     Returns:
@@ -48,14 +59,25 @@ def attach(regularizer: SmoothKernelRegularizer, optimizer: Optimizer, *, decoup
 
     Raises:
         TypeError: `optimizer` is no torch optimizer.
-        ValueError: none of the parameters belongs to it, it is LBFGS, or a group has no learning rate to
-            decouple with.
+        ValueError: none of the parameters belongs to it, one of them belongs to another optimizer that the
+            regularizer is attached to, a weight is computed by a parametrization or pruning, or the optimizer is of
+            a kind that would lose the penalty: LBFGS, SAM, ``differentiable=True``, ZeroRedundancyOptimizer with
+            ``overlap_with_ddp=True``; or a group has no learning rate to decouple with.
         RuntimeError: the regularizer is attached to it already; at a step: a closure was given, which would
             replace the gradients after the penalty was added.
         FloatingPointError: at a step, on the CPU: the penalty is not finite. The coupled form raises before the
             weights change, but `.grad` holds what is not finite: call ``optimizer.zero_grad()`` before going on.
+
+    Example:
+        >>> import skreg
+        >>> model = torch.nn.Conv2d(1, 1, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> handle = attach(skreg.SmoothKernelRegularizer(model, strength=0.5), optimizer)
+        >>> optimizer.step()    # no backward pass: the penalty alone
+        >>> handle.remove()
     """
     _check_optimizer(regularizer, optimizer, decoupled)
+    regularizer.optimizers.add(optimizer)
     if decoupled:
         return optimizer.register_step_post_hook(_DecoupledStep(regularizer))
     return optimizer.register_step_pre_hook(_GradientAddition(regularizer))
@@ -66,18 +88,17 @@ def _check_optimizer(regularizer: SmoothKernelRegularizer, optimizer: Optimizer,
         raise TypeError(
             f"expected a torch.optim.Optimizer, found {type(optimizer).__name__}; attach to the one it wraps"
         )
-    if isinstance(optimizer, LBFGS):
-        raise ValueError(f"LBFGS evaluates the loss several times a step and would lose the penalty; {_LOSS_FORM}")
-    hooks = chain(optimizer._optimizer_step_pre_hooks.values(), optimizer._optimizer_step_post_hooks.values())
-    if any(isinstance(hook, _Hook) and hook.regularizer is regularizer for hook in hooks):
+    _check_kind(optimizer)
+    if _is_attached(regularizer, optimizer):
         raise RuntimeError(
             "this regularizer is attached to this optimizer already: remove() its handle, or set reg.strength"
         )
     owned = _owned(optimizer)
+    _check_step(regularizer, optimizer, owned)
     if not any(id(parameter) in owned for _, parameter in regularizer.named_parameters()):
         raise ValueError(
             f"none of the regularized parameters ({', '.join(regularizer.names[:10])}, ...) belongs to this "
-            f"{type(optimizer).__name__}: build both from the same model"
+            f"{type(optimizer).__name__}: build both from the same model, after fully_shard"
         )
     if decoupled and not all("lr" in group for group in optimizer.param_groups):
         raise ValueError(
@@ -85,9 +106,72 @@ def _check_optimizer(regularizer: SmoothKernelRegularizer, optimizer: Optimizer,
         )
 
 
-@dataclass(frozen=True, eq=False)
+def _check_kind(optimizer: Optimizer) -> None:
+    """Refuse optimizers whose step is not one step from `.grad`."""
+    name = type(optimizer).__name__
+    if isinstance(optimizer, LBFGS):
+        raise ValueError(f"LBFGS evaluates the loss several times a step and would lose the penalty; {_LOSS_FORM}")
+    if hasattr(optimizer, "first_step") and hasattr(optimizer, "second_step"):
+        base = getattr(optimizer, "base_optimizer", None)
+        hint = "attach to its base_optimizer, whose step sees the penalty once, at the weights, or "
+        raise ValueError(
+            f"{name} takes two steps, each after a backward pass, and would lose the penalty; "
+            f"{hint if isinstance(base, Optimizer) else ''}{_LOSS_FORM}, in both passes"
+        )
+    if getattr(optimizer, "_overlap_with_ddp", False):
+        raise ValueError(f"{name} with overlap_with_ddp=True steps inside the backward pass; {_LOSS_FORM}")
+
+
+def _check_step(regularizer: SmoothKernelRegularizer, optimizer: Optimizer, owned: Mapping[int, Group]) -> None:
+    """Refuse what may have changed since the last step: groups added, weights parametrized or pruned."""
+    if any(group.get("differentiable") for group in optimizer.param_groups):
+        raise ValueError(f"differentiable=True: the hook's addition is not part of the graph; {_LOSS_FORM}")
+    if computed := regularizer.computed():
+        raise ValueError(
+            f"{', '.join(computed)}: computed by a parametrization or a pruning mask, so no optimizer has it as a "
+            f"parameter; {_LOSS_FORM}. Or exclude it from the regularizer"
+        )
+    others = [o for o in regularizer.optimizers if o is not optimizer and _is_attached(regularizer, o)]
+    if not others:
+        return
+    elsewhere: set[int] = set().union(*map(_owned, others))
+    for name, parameter in regularizer.named_parameters():
+        if id(parameter) in elsewhere and id(parameter) in owned:
+            raise ValueError(
+                f"{name}: belongs to two optimizers that this regularizer is attached to, so its penalty would count "
+                "twice: attach to the one that steps first alone, and the other finds the penalty in .grad"
+            )
+
+
+def _is_attached(regularizer: SmoothKernelRegularizer, optimizer: Optimizer) -> bool:
+    hooks = chain(optimizer._optimizer_step_pre_hooks.values(), optimizer._optimizer_step_post_hooks.values())
+    return any(isinstance(hook, _Hook) and hook.regularizer is regularizer for hook in hooks)
+
+
 class _Hook:
-    regularizer: SmoothKernelRegularizer
+    def __init__(self, regularizer: SmoothKernelRegularizer) -> None:
+        self.regularizer = regularizer
+        self.checked = False  # whether the length of the step was looked at
+
+    def _check_stability(
+        self,
+        names: Sequence[str],
+        weights: Sequence[Tensor],
+        coefficients: Tensor,
+        groups: Sequence[Group],
+        factors: Sequence[float | None],
+    ) -> None:
+        """Once, at the first step, warn of steps that are too long. Reading them waits for the device."""
+        if self.checked or torch.compiler.is_compiling():
+            return
+        self.checked = True
+        if any(factor is not None for factor in factors) and not _is_capturing(weights):
+            for part in parts(weights, coefficients, self.regularizer.options, names):
+                members = part.members
+                rates = [float(groups[i]["lr"]) for i in members]
+                steps = [rate * c for rate, c in zip(rates, part.coefficients.tolist(), strict=True)]
+                chosen = [factors[i] for i in members]
+                warn_if_unstable([names[i] for i in members], part.weights, steps, chosen, part.options)
 
 
 class _GradientAddition(_Hook):
@@ -102,12 +186,22 @@ class _GradientAddition(_Hook):
                 "optimizer.step(closure) computes the gradients anew and would lose the attached penalty; "
                 f"call step() without a closure, or {_LOSS_FORM}"
             )
-        names, weights, coefficients = self.regularizer.trainable(_owned(optimizer))
+        owned = _owned(optimizer)
+        _check_step(self.regularizer, optimizer, owned)
+        names, weights, coefficients = self.regularizer.trainable(owned)
+        if not weights:
+            return
+        groups = [owned[id(weight)] for weight in weights]
+        self._check_stability(names, weights, coefficients, groups, [step_factor(optimizer, g) for g in groups])
         gradients = []
-        for weight in weights:
+        for name, weight in zip(names, weights, strict=True):
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
+            _check_gradient(name, weight, weight.grad)
             gradients.append(weight.grad)
+        maximized = [bool(group.get("maximize")) for group in groups]
+        if any(maximized):  # such a step goes up the gradient, and the penalty is to fall all the same
+            coefficients = coefficients * torch.tensor([-1.0 if m else 1.0 for m in maximized], device="cpu")
         # GradScaler leaves the gradients of a fused optimizer scaled, and says by how much in this attribute.
         scale = getattr(optimizer, "grad_scale", None)
         _add_gradient_(names, weights, gradients, coefficients, self.regularizer.options, scale)
@@ -118,51 +212,71 @@ class _DecoupledStep(_Hook):
 
     @torch.no_grad()
     def __call__(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        owned = _owned(optimizer)
+        _check_step(self.regularizer, optimizer, owned)
         # A fused optimizer skips its own step where this is not 0, and so must this one.
         found_inf = getattr(optimizer, "found_inf", None)
         taken = None if found_inf is None else (found_inf == 0).float()
-        for group in optimizer.param_groups:
-            owned = {id(parameter) for parameter in group["params"]}
+        if not self.checked:
             names, weights, coefficients = self.regularizer.trainable(owned)
+            groups = [owned[id(weight)] for weight in weights]
+            self._check_stability(names, weights, coefficients, groups, [1.0] * len(groups))
+        for group in optimizer.param_groups:
+            names, weights, coefficients = self.regularizer.trainable({id(parameter) for parameter in group["params"]})
             if not weights:
                 continue
             # Buffers of their own, because a kernel's gradient needs all of the kernel as it was.
-            steps = [torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in weights]
+            shards = [local(weight) for weight in weights]
+            steps = [torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in shards]
             lr, scale = group["lr"], taken
             if isinstance(lr, Tensor):
                 # It may live on another device: no reading of its value.
                 scale = lr if taken is None else lr * taken.to(lr.device)
                 lr = 1.0
             _add_gradient_(names, weights, steps, coefficients * -lr, self.regularizer.options, scale)
-            torch._foreach_add_(weights, steps)
+            torch._foreach_add_(shards, steps)
 
 
-def _owned(optimizer: Optimizer) -> set[int]:
-    """The identities of the optimizer's parameters, which may change between steps."""
-    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+def _owned(optimizer: Optimizer) -> dict[int, Group]:
+    """The groups of the optimizer's parameters by identity; they may change between steps."""
+    return {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def _check_gradient(name: str, weight: Tensor, gradient: Tensor) -> None:
+    """Refuse a gradient that is spread over processes in another way than its weight."""
+    expected, found = getattr(weight, "placements", None), getattr(gradient, "placements", None)
+    if expected != found:
+        raise ValueError(f"{name}: its gradient has placements {found}, expected those of the weight, {expected}")
+
+
+def _is_capturing(weights: Sequence[Tensor]) -> bool:
+    """Whether a CUDA graph records what happens, so that nothing may be read."""
+    return any(weight.device.type == "cuda" for weight in weights) and torch.cuda.is_current_stream_capturing()
 
 
 def _add_gradient_(
-    names: list[str],
-    weights: list[Tensor],
-    targets: list[Tensor],
+    names: Sequence[str],
+    weights: Sequence[Tensor],
+    targets: Sequence[Tensor],
     coefficients: Tensor,
     options: PenaltyOptions,
     scale: Tensor | None,
 ) -> None:
     """targets += scale * coefficient * grad R of each weight, in one native call for each device."""
-    by_device: dict[torch.device, list[int]] = defaultdict(list)
-    for index, weight in enumerate(weights):
-        by_device[weight.device].append(index)
-    for device, members in by_device.items():
-        chosen = [weights[index] for index in members]
-        factors = coefficients[torch.tensor(members, device="cpu")]
-        values = add_penalty_gradient_(
-            chosen,
-            [targets[index] for index in members],
-            factors,
-            options,
-            None if scale is None else scale.to(device, non_blocking=True),
-        )
-        if device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait for the device
-            check_finite(values.double().dot(factors), chosen, factors, options, [names[i] for i in members])
+    for part in parts(weights, coefficients, options, names):
+        by_device: dict[torch.device, list[int]] = defaultdict(list)
+        for index, weight in enumerate(part.weights):
+            by_device[weight.device].append(index)
+        for device, members in by_device.items():
+            chosen = [part.weights[index] for index in members]
+            factors = part.coefficients[torch.tensor(members, device="cpu")]
+            values = add_penalty_gradient_(
+                chosen,
+                [local(targets[part.members[index]]) for index in members],
+                factors,
+                part.options,
+                None if scale is None else scale.to(device, non_blocking=True),
+            )
+            if device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait for the device
+                chosen_names = [names[part.members[index]] for index in members]
+                check_finite(values.double().dot(factors), chosen, factors, part.options, chosen_names)

@@ -7,11 +7,13 @@ import numbers
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from skreg._weights import check_weights
+from skreg.effective import computed_weight, is_computed
 
 Patterns = str | Sequence[str]
 
@@ -26,7 +28,8 @@ def select_weights(
     """Choose the weights to regularize.
 
     The candidates are the floating parameters with 3 to 5 dimensions of a module, or all the given pairs.
-    Taken are the weights of convolutions, transposed ones included, or all the given pairs; with `include`,
+    Taken are the weights of convolutions, transposed ones included, or all the given pairs; those that a
+    convolution computes from others (`skreg.effective`), under the name of the weight; with `include`,
     the candidates that match it instead, whatever module they belong to. Kernels of a single element have no
     neighbours and are left out unless `include` holds their exact name. `exclude` has the last word. A weight
     that several modules share is taken once, under its first name.
@@ -50,6 +53,10 @@ def select_weights(
         }
         convolutions = _convolution_weights(source)
         chosen = [name for name, p in candidates.items() if id(p) in convolutions]
+        computed = _computed_weights(source)
+        # Placeholders until they are chosen, because computing one may fail.
+        candidates.update(dict.fromkeys(computed, torch.empty(0)))
+        chosen += computed
     else:
         candidates = _checked_pairs(source)
         chosen = list(candidates)
@@ -64,6 +71,10 @@ def select_weights(
     if exclude is not None:
         excluded = set(_matching("exclude", _as_patterns("exclude", exclude), candidates))
         chosen = [name for name in chosen if name not in excluded]
+    if isinstance(source, nn.Module):
+        candidates.update(
+            (name, computed_weight(computed[name], "weight", name)) for name in chosen if name in computed
+        )
     if chosen:
         check_weights([candidates[name] for name in chosen], chosen)
     chosen = [name for name in chosen if name in exact or candidates[name].shape[2:].numel() != 1]
@@ -114,13 +125,22 @@ def _is_kernel_weight(parameter: Tensor) -> bool:
 
 
 def _convolution_weights(module: nn.Module) -> set[int]:
-    """The identities of the weights that belong to convolutions."""
+    """The identities of the weights that are parameters of convolutions."""
     return {
         id(parameter)
         for convolution in module.modules()
         if isinstance(convolution, _ConvNd)
         for name, parameter in convolution.named_parameters(recurse=False)
         if name == "weight"
+    }
+
+
+def _computed_weights(module: nn.Module) -> dict[str, _ConvNd]:
+    """The convolutions whose weight is no parameter, by the name that it would have."""
+    return {
+        f"{path}.weight" if path else "weight": part
+        for path, part in module.named_modules()
+        if isinstance(part, _ConvNd) and is_computed(part, "weight")
     }
 
 

@@ -31,14 +31,26 @@ def assert_same_parameters(found: nn.Module, expected: nn.Module, tolerance: flo
         )
 
 
-OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], Optimizer]] = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-2, foreach=False),
-    "sgd foreach": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, foreach=True),
-    "sgd fused": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=True),
-    "sgd maximize": lambda p: torch.optim.SGD(p, lr=0.01, maximize=True),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, foreach=False),
-    "adamw foreach": lambda p: torch.optim.AdamW(p, lr=0.01, amsgrad=True, foreach=True),
-    "adamw fused": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
+def loss_form(model: nn.Module, batch: Tensor, maximize: bool) -> Tensor:
+    """What the hook stands for: who maximizes an objective subtracts the penalty."""
+    return criterion(model, batch) + (-penalty(model) if maximize else penalty(model))
+
+
+SGD, ADAM, ADAMW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": lambda p: SGD(p, lr=0.1, foreach=False),
+    "sgd nesterov": lambda p: SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-2, foreach=False),
+    "sgd foreach": lambda p: SGD(p, lr=0.1, momentum=0.9, foreach=True),
+    "sgd fused": lambda p: SGD(p, lr=0.1, momentum=0.9, fused=True),
+    "sgd maximize": lambda p: SGD(p, lr=0.01, maximize=True),
+    "sgd fused maximize": lambda p: SGD(p, lr=0.01, maximize=True, fused=True),
+    "adam": lambda p: ADAM(p, lr=0.01, foreach=False),
+    "adam foreach": lambda p: ADAM(p, lr=0.01, weight_decay=0.1, foreach=True),
+    "adam fused maximize": lambda p: ADAM(p, lr=0.01, fused=True, maximize=True),
+    "adamw": lambda p: ADAMW(p, lr=0.01, weight_decay=0.1, foreach=False),
+    "adamw foreach": lambda p: ADAMW(p, lr=0.01, amsgrad=True, foreach=True),
+    "adamw foreach maximize": lambda p: ADAMW(p, lr=0.01, foreach=True, maximize=True),
+    "adamw fused": lambda p: ADAMW(p, lr=0.01, fused=True),
     "adagrad fused": lambda p: torch.optim.Adagrad(p, lr=0.01, fused=True),
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5),
 }
@@ -51,14 +63,29 @@ def test_equals_the_loss_form(
 ) -> None:
     plain = copy.deepcopy(model)
     optimizer, plain_optimizer = make(list(model.parameters())), make(list(plain.parameters()))
+    maximize = optimizer.defaults.get("maximize", False)
     SmoothKernelRegularizer(model, STRENGTH).attach(optimizer)
     for batch in batches:
         criterion(model, batch).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=set_to_none)
-        (criterion(plain, batch) + penalty(plain)).backward()
+        loss_form(plain, batch, maximize).backward()
         plain_optimizer.step()
         plain_optimizer.zero_grad(set_to_none=set_to_none)
+    assert_same_parameters(model, plain)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_maximizing_groups_beside_others_lower_the_penalty_as_well(model: nn.Module, decoupled: bool) -> None:
+    """A group goes up its objective, and yet its penalty falls; without a backward pass both forms do the same."""
+    plain = copy.deepcopy(model)
+    optimizer = SGD(
+        [{"params": model.first.parameters(), "maximize": True}, {"params": model.second.parameters()}], 0.1
+    )
+    SmoothKernelRegularizer(model, STRENGTH).attach(optimizer, decoupled=decoupled)
+    optimizer.step()
+    penalty(plain).backward()
+    SGD([plain.first.weight, plain.second.weight], lr=0.1).step()
     assert_same_parameters(model, plain)
 
 
@@ -344,3 +371,139 @@ def test_an_overflowing_penalty_stops_the_step_and_names_the_layer(decoupled):
     with pytest.raises(FloatingPointError, match=r"1\.weight.*exponent reached 108\.0"):
         optimizer.step()
     assert torch.equal(model[1].weight, before)
+
+
+class TwoSteps(Optimizer):
+    """Sharpness-aware minimization as its users have it: up to the worst neighbour, then the base optimizer's step."""
+
+    def __init__(self, params: object, rho: float = 0.05) -> None:
+        super().__init__(params, {"rho": rho, "lr": 0.1})
+        self.base_optimizer = torch.optim.SGD(self.param_groups, lr=0.1, momentum=0.9)
+        self.param_groups = self.base_optimizer.param_groups
+
+    @torch.no_grad()
+    def first_step(self) -> None:
+        self.before = {p: p.clone() for group in self.param_groups for p in group["params"]}
+        norm = torch.stack([p.grad.norm() for p in self.before]).norm()
+        for p in self.before:
+            p += 0.05 * p.grad / norm
+        self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self) -> None:
+        for p, value in self.before.items():
+            p.copy_(value)
+        self.base_optimizer.step()
+        self.zero_grad()
+
+    def step(self, closure: object = None) -> None:
+        raise NotImplementedError
+
+
+def test_optimizers_of_two_steps_are_refused_and_right_through_their_base(
+    model: nn.Module, batches: list[Tensor]
+) -> None:
+    """The penalty's gradient is taken at the weights, the loss's at their worst neighbour."""
+    plain = copy.deepcopy(model)
+    optimizer, plain_optimizer = TwoSteps(model.parameters()), TwoSteps(plain.parameters())
+    reg = SmoothKernelRegularizer(model, STRENGTH)
+    with pytest.raises(ValueError, match=r"TwoSteps takes two steps.*base_optimizer.*\+ reg\(\).*in both passes"):
+        reg.attach(optimizer)
+    reg.attach(optimizer.base_optimizer)
+    for batch in batches:
+        criterion(model, batch).backward()
+        optimizer.first_step()
+        criterion(model, batch).backward()
+        optimizer.second_step()
+        weights = [plain.first.weight, plain.second.weight]
+        additions = torch.autograd.grad(penalty(plain), weights)
+        criterion(plain, batch).backward()
+        plain_optimizer.first_step()
+        criterion(plain, batch).backward()
+        for weight, addition in zip(weights, additions):
+            weight.grad += addition
+        plain_optimizer.second_step()
+    assert_same_parameters(model, plain)
+
+
+def test_differentiable_optimizers_are_refused(model: nn.Module) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    reg = SmoothKernelRegularizer(model, STRENGTH)
+    reg.attach(optimizer)
+    optimizer.param_groups[0]["differentiable"] = True
+    with pytest.raises(ValueError, match=r"differentiable=True: .*\+ reg\(\)"):
+        optimizer.step()
+    with pytest.raises(ValueError, match=r"differentiable=True: .*\+ reg\(\)"):
+        reg.attach(torch.optim.Adam(model.parameters(), differentiable=True))
+
+
+def test_a_parameter_of_two_optimizers(model: nn.Module, batches: list[Tensor]) -> None:
+    """Attached to the one that steps first, both see the penalty once, as in the loss form; to both is an error."""
+    plain = copy.deepcopy(model)
+    optimizers, plain_optimizers = (
+        [torch.optim.SGD(net.parameters(), lr=0.1), torch.optim.Adam(net.first.parameters(), lr=0.01)]
+        for net in (model, plain)
+    )
+    reg = SmoothKernelRegularizer(model, STRENGTH)
+    handle = reg.attach(optimizers[0])
+    with pytest.raises(ValueError, match=r"first\.weight: belongs to two optimizers"):
+        reg.attach(optimizers[1])
+    for batch in batches:
+        criterion(model, batch).backward()
+        (criterion(plain, batch) + penalty(plain)).backward()
+        for optimizer in (*optimizers, *plain_optimizers):
+            optimizer.step()
+        for optimizer in (*optimizers, *plain_optimizers):
+            optimizer.zero_grad()
+    assert_same_parameters(model, plain)
+    handle.remove()
+    reg.attach(optimizers[1])
+    third = torch.optim.SGD(model.second.parameters(), lr=0.1)
+    reg.attach(third)
+    third.add_param_group({"params": [model.first.weight]})
+    with pytest.raises(ValueError, match=r"first\.weight: belongs to two optimizers"):
+        third.step()
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_clipping_sees_the_gradient_of_the_data_alone(model: nn.Module, batches: list[Tensor], scaled: bool) -> None:
+    """The order: unscale, clip, then the penalty is added by the step."""
+    plain = copy.deepcopy(model)
+    optimizer, plain_optimizer = (torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9) for net in (model, plain))
+    SmoothKernelRegularizer(model, STRENGTH).attach(optimizer)
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+    for batch in batches:
+        optimizer.zero_grad()
+        scaler.scale(criterion(model, batch)).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        scaler.step(optimizer)
+        scaler.update()
+        plain_optimizer.zero_grad()
+        criterion(plain, batch).backward()
+        assert nn.utils.clip_grad_norm_(plain.parameters(), 1e-3) > 1e-3
+        penalty(plain).backward()
+        plain_optimizer.step()
+    assert_same_parameters(model, plain)
+
+
+@pytest.mark.parametrize("make", [lambda p: SGD(p, lr=0.1, momentum=0.9), lambda p: ADAM(p, lr=0.01, capturable=True)])
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_a_compiled_optimizer_step(model: nn.Module, batches: list[Tensor], make, decoupled: bool) -> None:
+    plain = copy.deepcopy(model)
+    optimizer, plain_optimizer = make(model.parameters()), make(plain.parameters())
+    SmoothKernelRegularizer(model, STRENGTH).attach(optimizer, decoupled=decoupled)
+    SmoothKernelRegularizer(plain, STRENGTH).attach(plain_optimizer, decoupled=decoupled)
+    torch._dynamo.reset()
+    step = torch.compile(optimizer.step, backend="eager")
+    if optimizer.defaults.get("capturable"):
+        plain_optimizer.param_groups[0]["capturable"] = False  # which on the CPU is for compiled steps alone
+    for batch in batches[:3]:
+        criterion(model, batch).backward()
+        step()
+        optimizer.zero_grad()
+        criterion(plain, batch).backward()
+        plain_optimizer.step()
+        plain_optimizer.zero_grad()
+    # A capturable Adam computes its bias corrections in float32.
+    assert_same_parameters(model, plain, 1e-6 if "capturable" in optimizer.defaults else 1e-11)

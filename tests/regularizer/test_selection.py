@@ -59,10 +59,24 @@ def test_a_shared_weight_is_taken_once() -> None:
     assert list(select_weights(net)) == ["0.weight"]
 
 
-def test_parametrized_convolutions_are_found_by_include() -> None:
-    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 3)), nn.Conv2d(2, 2, 3))
-    assert list(select_weights(net)) == ["1.weight"]
+def test_computed_weights_are_taken_as_the_convolution_uses_them() -> None:
+    normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 3))
+    pruned = nn.utils.prune.l1_unstructured(nn.Conv2d(2, 2, 3), "weight", 0.5)
+    net = nn.Sequential(normed, nn.Conv2d(2, 2, 3), pruned)
+    selected = select_weights(net)
+    assert list(selected) == ["1.weight", "0.weight", "2.weight"]
+    assert torch.equal(selected["0.weight"], normed.weight)
+    assert torch.equal(selected["2.weight"], pruned.weight)
     assert list(select_weights(net, include="0.*1")) == ["0.parametrizations.weight.original1"]
+    assert list(select_weights(net, exclude=["0.*", "2.*"])) == ["1.weight"]
+
+
+def test_a_weight_that_goes_stale_is_refused_by_name() -> None:
+    with pytest.warns(FutureWarning, match="deprecated"):
+        net = nn.Sequential(nn.Conv2d(2, 2, 3), nn.utils.weight_norm(nn.Conv2d(2, 2, 3)))
+    with pytest.raises(ValueError, match=r"1\.weight: Conv2d has no parameter 'weight'.*or exclude this weight"):
+        select_weights(net)
+    assert list(select_weights(net, exclude="1.*")) == ["0.weight"]
 
 
 def test_pairs_are_all_taken() -> None:
