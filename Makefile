@@ -1,12 +1,13 @@
 # make demo: train, evaluate and picture five small nets.  make test: everything that the tests need, then the tests.
-# Both call make build: .venv with skreg, its extras and the compiled operators. PYTHON picks the interpreter.
+# make gpu-check: what only a GPU can show, into gpu-check.md.
+# All call make build: .venv with skreg, its extras and the compiled operators. PYTHON picks the interpreter.
 PYTHON ?= python3
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 VENV := .venv
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 PYTEST_OPTIONS ?=
 
-.PHONY: demo test build lint format clean
+.PHONY: demo test build lint format clean gpu-check
 
 demo: build
 	$(VENV)/bin/python examples/demo.py
@@ -26,6 +27,9 @@ $(VENV)/built: $(VENV)/ready $(SOURCES)
 	$(VENV)/bin/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	$(VENV)/bin/python -m skreg
 	touch $@
+
+gpu-check: build
+	$(VENV)/bin/python benchmarks/gpu_check.py
 
 lint: build
 	$(VENV)/bin/ruff check .

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "layer.h"
@@ -95,16 +97,79 @@ inline Layer make_layer(const Tensor &weight, const Tensor *vector, const Tensor
   return layer;
 }
 
+inline std::string shape_text(const Tensor &t) {
+  std::string text = "(";
+  for (int64_t d = 0; d < t.dim(); d++)
+    text += (d ? ", " : "") + std::to_string(t.sizes()[d]);
+  return text + ")";
+}
+
+// The bytes that a tensor fills. Where its elements lie apart, those of its first element alone, so that what lies
+// interleaved with another tensor is not taken for a part of it.
+struct Extent {
+  const char *begin, *end;
+  const char *what; // null: only read
+  size_t index;
+};
+
+inline Extent extent_of(const Tensor &t, const char *what, size_t index) {
+  std::vector<std::pair<int64_t, int64_t>> axes; // stride, size
+  for (int64_t d = 0; d < t.dim(); d++)
+    if (t.sizes()[d] != 1)
+      axes.emplace_back(t.stride(d), t.sizes()[d]);
+  std::sort(axes.begin(), axes.end());
+  int64_t last = 0; // the farthest element that the axes so far reach
+  for (const auto &[stride, size] : axes) {
+    STD_TORCH_CHECK(!what || stride > last, what, "[", index,
+                    "]: its elements share memory (an expanded tensor?), so it cannot be written to; pass a copy, "
+                    "such as .contiguous()");
+    last += stride * (size - 1);
+  }
+  const int64_t elements = last + 1 == t.numel() ? t.numel() : 1;
+  const char *begin = static_cast<const char *>(t.data_ptr());
+  return {begin, begin + elements * int64_t(t.element_size()), what, index};
+}
+
+// What is written must not lie in memory that belongs to another tensor of the call.
+inline void check_apart(const Tensors &written, const Tensors &read, const char *what) {
+  std::vector<Extent> extents;
+  extents.reserve(written.size() + read.size());
+  for (size_t i = 0; i < written.size(); i++)
+    if (written[i].numel() > 0)
+      extents.push_back(extent_of(written[i], what, i));
+  for (size_t i = 0; i < read.size(); i++)
+    if (read[i].numel() > 0)
+      extents.push_back(extent_of(read[i], nullptr, i));
+  std::sort(extents.begin(), extents.end(), [](const Extent &a, const Extent &b) { return a.begin < b.begin; });
+  const Extent *farthest = nullptr, *farthest_written = nullptr;
+  for (const Extent &here : extents) {
+    const Extent *before = here.what ? farthest : farthest_written;
+    if (before && here.begin < before->end) {
+      const Extent &target = here.what ? here : *before, &other = here.what ? *before : here;
+      STD_TORCH_CHECK(false, what, "[", target.index, "] shares memory with ", other.what ? other.what : "weights", "[",
+                      other.index, "]; what is written needs memory of its own: pass a copy, such as .clone()");
+    }
+    if (!farthest || here.end > farthest->end)
+      farthest = &here;
+    if (here.what && (!farthest_written || here.end > farthest_written->end))
+      farthest_written = &here;
+  }
+}
+
+// "gradients" are written, others only read.
 inline void check_like(const Tensors &tensors, const Tensors &weights, const char *what) {
   STD_TORCH_CHECK(tensors.size() == weights.size(), what, ": expected ", weights.size(), ", one a weight, found ",
                   tensors.size());
   for (size_t i = 0; i < tensors.size(); i++) {
     const auto a = tensors[i].sizes(), b = weights[i].sizes();
     STD_TORCH_CHECK(a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin()), what, "[", i,
-                    "]: expected the shape of weights[", i, "]");
+                    "]: expected the shape of weights[", i, "], ", shape_text(weights[i]), "; found ",
+                    shape_text(tensors[i]));
     STD_TORCH_CHECK(tensors[i].device() == weights[i].device(), what, "[", i, "]: expected the device of weights[", i,
                     "]");
   }
+  if (std::string_view(what) == "gradients")
+    check_apart(tensors, weights, what);
 }
 
 inline void check_call(const Tensors &weights, const Tensor &coefficients) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -12,7 +13,21 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+OLDEST_TORCH = (2, 10)  # the stable ABI that the operators are compiled for: TARGET_VERSION in setup.py
 _BUILD_HELP = "reinstall skreg where a C++ compiler is found (`python -m skreg` shows what is installed)"
+
+
+def check_torch_version(version: str) -> None:
+    """Raise ImportError when this torch is older than the operators' ABI."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found and (int(found[1]), int(found[2])) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise ImportError(
+            f"skreg needs torch {oldest} or later, found {version}: pip install --upgrade 'torch>={oldest}'"
+        )
+
+
+check_torch_version(str(torch.__version__))
 
 
 def _load(name: str) -> tuple[ModuleType | None, str]:
@@ -44,27 +59,66 @@ class _Operators:
 operators = _Operators()
 
 
-def supports(device_type: str) -> bool:
-    """Whether the native operators run on tensors of this device type."""
-    module = {"cpu": cpu_module, "cuda": cuda_module}.get(device_type)
-    if module is None and not torch.compiler.is_compiling():
-        _say_fallback(device_type)
-    return module is not None
+def supports(device: torch.device | str) -> bool:
+    """Whether the native operators run on tensors of this device; if not, a warning says why, once."""
+    device = torch.device(device)
+    module = {"cpu": cpu_module, "cuda": cuda_module}.get(device.type)
+    if torch.compiler.is_compiling():
+        return module is not None
+    reason = ""
+    if device.type == "cpu" and module is None:
+        reason = f"the native operator could not be loaded ({cpu_error}); {_BUILD_HELP}"
+    elif device.type == "cuda" and module is None:
+        reason = f"the CUDA operator could not be loaded ({cuda_error}); {_BUILD_HELP}"
+    elif device.type == "cuda":
+        reason = missing_architecture(device.index)
+    elif module is None:
+        reason = f"there is no native operator for {device.type} tensors"
+    if reason:
+        _say_fallback(reason)
+    return not reason
 
 
 @functools.cache
-def _say_fallback(device_type: str) -> None:
-    if device_type == "cpu":
-        reason = f"the native operator could not be loaded ({cpu_error}); {_BUILD_HELP}"
-    elif device_type == "cuda":
-        reason = f"the CUDA operator could not be loaded ({cuda_error}); {_BUILD_HELP}"
-    else:
-        reason = f"there is no native operator for {device_type} tensors"
+def _say_fallback(reason: str) -> None:
     warnings.warn(
         f"skreg: {reason}. Plain PyTorch is used instead: the same result, many times slower.",
         RuntimeWarning,
         stacklevel=4,
     )
+
+
+@functools.cache
+def missing_architecture(index: int | None) -> str:
+    """Why the CUDA operator has no kernels for this device, or an empty text when it has."""
+    if cuda_module is None:
+        return ""
+    major, minor = torch.cuda.get_device_capability(index)
+    if runs_on(cuda_module.architectures, (major, minor)):
+        return ""
+    return (
+        f"the CUDA operator was built for {cuda_module.architectures} and has no kernels for "
+        f"{torch.cuda.get_device_name(index)}, compute capability {major}.{minor}; "
+        f"rebuild skreg with TORCH_CUDA_ARCH_LIST={major}.{minor}"
+    )
+
+
+def runs_on(architectures: str, capability: tuple[int, int]) -> bool:
+    """Whether a build for `architectures`, such as ``"8.0;9.0+PTX"``, has code for a device of `capability`.
+
+    Machine code runs on later minor versions of its major version, PTX on everything later. Names that are no
+    version, such as Ampere, are taken to fit.
+    """
+    for entry in re.split(r"[;,\s]+", architectures.strip()):
+        version = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", entry)
+        if version is None:
+            return True
+        built = (int(version[1]), int(version[2]))
+        if built == capability or (version[4] and not version[3] and built < capability):
+            return True
+        if version[3] != "a" and built[0] == capability[0] and built < capability:
+            return True
+    return False
 
 
 def result_dtype(weights: Sequence[Tensor]) -> torch.dtype:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
 
 from skreg import native, reference
 from skreg._weights import check_coefficients, check_weights, weight_name
@@ -71,13 +73,13 @@ def penalty(
     first = weights[0].device
     if any(w.device != first for w in weights):
         return _over_devices(weights, coefficients, options, names, error_if_nonfinite)
-    if _inside_functorch() or not native.supports(first.type):
+    if _is_transformed() or not native.supports(first):
         total = reference.weighted_sum(weights, coefficients, options)
     elif torch.is_grad_enabled() and any(w.requires_grad for w in weights):
         total = SmoothKernelPenalty.apply(coefficients, options, *weights)
     else:
         total = native.operators.value(weights, coefficients, *options.native())[0]
-    if torch.compiler.is_compiling() or _inside_functorch():
+    if torch.compiler.is_compiling() or _is_transformed() or isinstance(total, FakeTensor):
         return total
     if error_if_nonfinite or (error_if_nonfinite is None and first.type == "cpu"):
         check_finite(total, weights, coefficients, options, names)
@@ -119,7 +121,7 @@ class SmoothKernelPenalty(torch.autograd.Function):
             return None, None, *[g * grad_output.to(g.dtype) for g in gradients]
         if gradients is None:
             gradients = native.operators.gradients(saved, coefficients, grad_output, *ctx.options.native())
-        elif grad_output.device.type != "cpu" or grad_output.item() != 1:  # elsewhere reading it would wait
+        elif not _is_one(grad_output):
             native.operators.scale_(gradients, grad_output)
         return None, None, *gradients
 
@@ -138,6 +140,11 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *vectors: Tensor) -> tuple[Tensor | None, ...]:
         scale, coefficients, *weights = ctx.saved_tensors
+        if any(map(_is_batched, vectors)):
+            raise NotImplementedError(
+                "second derivatives along many vectors at once (vectorize=True, is_grads_batched=True) are not "
+                "supported; use torch.func.hessian, or one vector at a time"
+            )
         if torch.is_grad_enabled():
             return _differentiable_hessian_vector(scale, coefficients, ctx.options, weights, vectors)
         slope, products = native.operators.hessian_vector(weights, vectors, coefficients, scale, *ctx.options.native())
@@ -178,7 +185,7 @@ def add_penalty_gradient_(
     Returns:
         R(W) of each weight, ``(n,)``, without coefficients.
     """
-    if native.supports(weights[0].device.type):
+    if native.supports(weights[0].device):
         with torch.no_grad():
             return native.operators.add_gradients_(  # type: ignore[no-any-return]
                 weights, gradients, coefficients, scale, *options.native()
@@ -196,7 +203,7 @@ def add_penalty_gradient_(
 def penalties(weights: Sequence[Tensor], options: PenaltyOptions) -> Tensor:
     """R(W) of each weight, ``(n,)``, without coefficients and without gradient."""
     with torch.no_grad():
-        if not native.supports(weights[0].device.type):
+        if not native.supports(weights[0].device):
             return torch.stack(reference.penalties(weights, options))
         ones = torch.ones(len(weights), dtype=torch.float64, device="cpu")
         return native.operators.value(weights, ones, *options.native())[1]  # type: ignore[no-any-return]
@@ -267,6 +274,14 @@ def _is_batched(tensor: Tensor) -> bool:
     return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
 
 
-def _inside_functorch() -> bool:
-    """Whether a torch.func transform is running: those cannot see through an autograd.Function like ours."""
-    return torch._C._functorch.maybe_current_level() is not None
+def _is_transformed() -> bool:
+    """Whether a torch.func transform or forward-mode differentiation is running: the reference works under those,
+    while an operator without a rule for them would be refused or, worse, taken for a constant."""
+    if torch._C._functorch.maybe_current_level() is not None:
+        return True
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
+def _is_one(tensor: Tensor) -> bool:
+    """Whether a scalar is known to be 1; on other devices than the CPU it isn't, because reading it would wait."""
+    return tensor.device.type == "cpu" and not isinstance(tensor, FakeTensor) and tensor.item() == 1

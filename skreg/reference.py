@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -85,7 +86,8 @@ def layer_penalty(weight: Tensor, options: PenaltyOptions) -> Tensor:
 
 def penalties(weights: Sequence[Tensor], options: PenaltyOptions) -> list[Tensor]:
     """R(W) of each weight, scalars."""
-    with torch.autocast(weights[0].device.type, enabled=False):
+    kind = weights[0].device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
         return [layer_penalty(weight, options) for weight in weights]
 
 

@@ -36,6 +36,9 @@ def build_report() -> dict[str, object]:
         report["CUDA operator"] = f"CUDA {cuda.cuda_version}, built with torch {cuda.built_with_torch}"
         report["architectures"] = cuda.architectures
         report["tensors a launch"] = cuda.records_per_launch
+        for index in range(torch.cuda.device_count()):
+            major, minor = torch.cuda.get_device_capability(index)
+            report[f"cuda:{index}"] = f"{torch.cuda.get_device_name(index)}, compute capability {major}.{minor}"
     return report
 
 
@@ -49,6 +52,8 @@ def self_test() -> list[tuple[str, bool, str]]:
 
 def _test_one(device: str, dtype: torch.dtype) -> tuple[str, bool, str]:
     name = f"{device} {str(dtype).removeprefix('torch.')}"
+    if device.startswith("cuda") and (reason := native.missing_architecture(torch.device(device).index)):
+        return name, False, reason
     generator = torch.Generator().manual_seed(0)
     weights = [
         (torch.randn(shape, generator=generator) * 0.15).to(dtype)

@@ -81,3 +81,29 @@ import skreg.attacks, skreg.losses
 """
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("architectures", "capability", "runs"),
+    [
+        ("7.5;8.0;9.0+PTX", (7, 0), False),
+        ("7.5;8.0;9.0+PTX", (8, 6), True),
+        ("7.5;8.0;9.0+PTX", (12, 0), True),
+        ("8.0 9.0", (10, 0), False),
+        ("8.6", (8, 0), False),
+        ("9.0a", (9, 0), True),
+        ("9.0a+PTX", (10, 0), False),
+        ("10.0f", (10, 3), True),
+        ("Ampere", (8, 0), True),
+    ],
+)
+def test_architectures_that_a_build_runs_on(architectures, capability, runs):
+    assert native.runs_on(architectures, capability) is runs
+
+
+def test_a_torch_that_is_too_old_is_named():
+    done = python("import torch; torch.__version__ = '2.9.1+cpu'; import skreg")
+    assert done.returncode == 1
+    assert "ImportError: skreg needs torch 2.10 or later, found 2.9.1+cpu: pip install" in done.stderr
+    for version in ("2.10.0", "2.14.1+cu130", "3.0.0a0"):
+        native.check_torch_version(version)

@@ -214,6 +214,12 @@ def test_errors_name_what_is_wrong(make_weights):
         ops.value(weights, ones.cuda(), *options)
     with pytest.raises(RuntimeError, match=r"gradients\[1\]: expected the shape of weights\[1\]"):
         ops.add_gradients_(weights, [weights[0], weights[0][:1]], ones, None, *options)
+    with pytest.raises(RuntimeError, match=r"gradients\[0\]: expected the device of weights\[0\]"):
+        ops.add_gradients_(weights, [w.cpu() for w in weights], ones, None, *options)
+    with pytest.raises(RuntimeError, match=r"gradients\[1\] shares memory with weights\[0\]"):
+        ops.add_gradients_(weights, [torch.zeros_like(weights[0]), weights[0]], ones, None, *options)
+    with pytest.raises(RuntimeError, match=r"gradients\[0\]: its elements share memory"):
+        ops.add_gradients_(weights[:1], [weights[1][:, :1].expand(2, 2, 3, 3)], ones[:1], None, *options)
     with pytest.raises(RuntimeError, match="scale: expected one number on the device"):
         ops.gradients(weights, ones, torch.tensor(1.0), *options)
     with pytest.raises(RuntimeError, match="scale: expected dtype float32 or float64, found"):

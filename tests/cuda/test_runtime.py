@@ -63,11 +63,20 @@ def test_one_launch_and_nothing_else(options, name, emulator, make_weights):
 @pytest.mark.parametrize(("count", "wanted"), [(1, 1), (2, 1), (100, 1), (1000, 1), (3000, 3)])
 def test_launches_of_many_weights(count, wanted, emulator, make_weights):
     weights = make_weights([(1, 1, 3, 3)] * count)
-    for name, call in entry_points(weights, KERNEL).items():
-        with emulator.record() as r:
-            call()
-        assert len(r.launches) == (wanted if name != "hessian_vector" else -(-count // 800)), name
-        assert asked_for(r) <= {"launch", "malloc", "free"}
+    for options in (KERNEL, LAYER):
+        for name, call in entry_points(weights, options).items():
+            with emulator.record() as r:
+                call()
+            hessian = -(-count // 800)
+            if name == "hessian_vector":
+                expected = hessian * launches(options == LAYER, name)
+            elif options == LAYER and name in ("gradients", "value_and_gradients", "add_gradients_"):
+                expected = wanted + wanted  # the layer's sums come first
+            else:
+                expected = wanted
+            assert len(r.launches) <= expected, name
+            assert options == LAYER or len(r.launches) == expected, name
+            assert asked_for(r) <= {"launch", "malloc", "free"}, name
 
 
 def test_weights_of_all_different_shapes_share_launches(emulator, make_weights):
@@ -200,16 +209,41 @@ print("two devices are right")
 """
 
 
-def test_two_devices(emulator):
+def run_python(code, **environment):
     root = Path(__file__).resolve().parents[2]
     path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "CUDA_ON_CPU_DEVICES": "2", "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES],
-        env=environment,
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+
+
+def test_two_devices(emulator):
+    done = run_python(TWO_DEVICES, CUDA_ON_CPU_DEVICES="2")
     assert "two devices are right" in done.stdout, done.stdout + done.stderr
+
+
+WITHOUT_KERNELS = """
+import warnings, torch, skreg
+from skreg.report import self_test
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        weight = torch.full((2, 2, 3, 3), 0.1, device="cuda", requires_grad=True)
+        skreg.smooth_kernel_penalty([weight]).backward()
+ours = [str(w.message) for w in caught if "skreg" in str(w.message)]
+assert len(ours) == 1 and "has no kernels for" in ours[0] and "compute capability 5.2" in ours[0], ours
+assert "rebuild skreg with TORCH_CUDA_ARCH_LIST=5.2" in ours[0]
+assert weight.grad.any()
+assert all(passed == name.startswith("cpu") for name, passed, _ in self_test())
+print("the missing kernels are named")
+"""
+
+
+def test_a_device_that_the_build_has_no_kernels_for(emulator):
+    done = run_python(WITHOUT_KERNELS, CUDA_ON_CPU_SM="52")
+    assert "the missing kernels are named" in done.stdout, done.stdout + done.stderr

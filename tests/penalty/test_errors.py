@@ -4,10 +4,13 @@ import pytest
 import torch
 
 import skreg
-from skreg import reference
+from skreg import native, reference
+from skreg.options import PenaltyOptions
+from skreg.penalty import add_penalty_gradient_
 
 GOOD = torch.zeros(2, 2, 3, 3)
 BOTH = [skreg.smooth_kernel_penalty, reference.smooth_kernel_penalty]
+needs_native = pytest.mark.skipif(native.cpu_module is None, reason="the native operator is not built")
 
 
 @pytest.mark.parametrize("penalty", BOTH)
@@ -105,3 +108,74 @@ def test_layer_overflow_names_its_exponent():
     weight[:, :, 1, 1] = 1.0
     with pytest.raises(FloatingPointError, match=r"exponent reached 192\.0"):
         skreg.smooth_kernel_penalty([weight], exponentiate="layer")
+
+
+def add(weights, gradients):
+    ones = torch.ones(len(weights), dtype=torch.float64)
+    return add_penalty_gradient_(weights, gradients, ones, PenaltyOptions())
+
+
+@needs_native
+def test_gradients_that_share_memory_are_refused_and_left_alone():
+    memory = torch.arange(90.0)
+    one, two = memory[:36].view(2, 2, 3, 3), memory[36:72].view(2, 2, 3, 3)
+    shifted = memory[18:54].view(2, 2, 3, 3)
+    free = [torch.zeros(2, 2, 3, 3), torch.zeros(2, 2, 3, 3)]
+    for weights, gradients, words in [
+        ([free[0]], [free[0]], r"gradients\[0\] shares memory with weights\[0\]"),
+        ([one, two], [free[0], shifted], r"gradients\[1\] shares memory with weights\[[01]\]"),
+        (free, [one, shifted], r"gradients\[[01]\] shares memory with gradients\[[01]\]"),
+        (free, [one, one], r"gradients\[[01]\] shares memory with gradients\[[01]\]"),
+        (free[:1], [torch.zeros(1).expand(2, 2, 3, 3)], r"gradients\[0\]: its elements share memory"),
+        (free[:1], [memory.as_strided((2, 2, 3, 3), (4, 4, 3, 1))], r"gradients\[0\]: its elements share memory"),
+    ]:
+        with pytest.raises(RuntimeError, match=words):
+            add(weights, gradients)
+    assert torch.equal(memory, torch.arange(90.0))
+    assert not any(f.any() for f in free)
+
+
+@needs_native
+def test_gradients_side_by_side_are_fine():
+    memory = torch.zeros(4 * 36)
+    weights = [torch.full((2, 2, 3, 3), 0.1) for _ in range(4)]
+    flat = [memory[36 * i : 36 * i + 36].view(2, 2, 3, 3) for i in range(2)]
+    woven = memory[72:].view(2, 2, 2, 3, 3)  # two gradients that alternate in memory
+    add(weights, [*flat, woven[:, 0], woven[:, 1]])
+    assert torch.equal(flat[0], flat[1])
+    assert torch.equal(woven[:, 0], flat[0])
+    assert torch.equal(woven[:, 1], flat[0])
+    assert flat[0].any()
+
+
+def test_weights_that_overlap_each_other_count_as_they_are_given():
+    memory = torch.rand(54).requires_grad_()
+    one, two = memory[:36].view(2, 2, 3, 3), memory[18:].view(2, 2, 3, 3)
+    total = skreg.smooth_kernel_penalty([one, two])
+    expected = skreg.smooth_kernel_penalty([one.clone()]) + skreg.smooth_kernel_penalty([two.clone()])
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(*[torch.autograd.grad(t, memory)[0] for t in (total, expected)])
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("gradient", "words"),
+    [
+        (
+            torch.zeros(2, 3, 3, 3),
+            r"gradients\[0\]: expected the shape of weights\[0\], \(2, 2, 3, 3\); found \(2, 3, 3, 3\)",
+        ),
+        (torch.zeros(2, 2, 3, 3, dtype=torch.int32), r"gradients\[0\]: expected dtype .*found Int"),
+    ],
+    ids=["shape", "dtype"],
+)
+def test_gradients_of_another_shape_or_dtype(gradient, words):
+    with pytest.raises(RuntimeError, match=words):
+        add([GOOD.clone()], [gradient])
+
+
+def test_negative_strides_are_torch_s_own_error():
+    with pytest.raises(ValueError, match="negative"):
+        torch.from_numpy(GOOD.numpy()[..., ::-1])  # torch has no such tensors; conj and neg views are of complex ones
+    flipped = torch.rand(2, 2, 3, 3).flip(3)
+    torch.testing.assert_close(skreg.smooth_kernel_penalty([flipped]), skreg.smooth_kernel_penalty([flipped.flip(3)]))
