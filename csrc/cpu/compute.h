@@ -77,7 +77,7 @@ template <class S, class Shape> struct Compute {
 
   static Vector first_lanes(Vector x, int active) {
     Vector result{};
-    for (int i = 0; i < active; i++)
+    for (int i = 0; i < width && i < active; i++)
       result[i] = x[i];
     return result;
   }

@@ -21,7 +21,8 @@ const std::vector<Level> &levels() {
   static const std::vector<Level> found = [] {
     std::vector<Level> result{{"baseline", run_chunk_baseline}};
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    // f16c is older than avx2 and in every processor that has it; not every compiler can ask for it.
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
       result.push_back({"avx2", run_chunk_avx2});
       if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))

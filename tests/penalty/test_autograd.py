@@ -1,5 +1,7 @@
 """Derivatives, and what autograd may do with the gradient that the forward call already made."""
 
+import itertools
+
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
@@ -56,6 +58,26 @@ def third_derivative(function, weight, vector):
     (g,) = torch.autograd.grad(function(leaf), leaf, create_graph=True)
     (h,) = torch.autograd.grad((g * vector).sum(), leaf, create_graph=True)
     return torch.autograd.grad((h * vector).sum() + 0 * leaf.sum(), leaf)[0]
+
+
+@needs_native
+@pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_second_derivatives_of_many_kernels(level, dtype, channels_last):
+    generator = torch.Generator().manual_seed(0)
+    for shape, options in itertools.product([(40, 4, 3, 3), (3, 11, 5, 5), (1, 9, 2, 7)], OPTIONS):
+        weight, vector = (torch.randn(shape, generator=generator).to(dtype) * 0.2 for _ in range(2))
+        if channels_last:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        products = []
+        for penalty, w in ((skreg.smooth_kernel_penalty, weight), (reference.smooth_kernel_penalty, weight.double())):
+            leaf = w.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(penalty([leaf], **options.as_dict()), leaf, create_graph=True)
+            products.append(torch.autograd.grad((gradient * vector.to(w.dtype)).sum(), leaf)[0])
+        found, expected = products
+        tolerance = 1e-10 if dtype == torch.float64 else 1e-4
+        assert (found.double() - expected).abs().max() <= tolerance * expected.abs().max(), (shape, options)
 
 
 @needs_native
