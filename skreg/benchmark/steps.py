@@ -1,19 +1,22 @@
 """The benchmark of a training step: what the regularizer adds to forward, backward and SGD with momentum.
 
 All contenders start from copies of one model and see the same batch, and every one is compared with the plain step of
-the same round. A second plain step among them shows how far from 1 the machine's noise goes.
+the same round. A second plain step among them shows how far from 1 the machine's noise goes. As that may be more than
+a hook costs, the time inside the hooks is measured as well.
 """
 
 from __future__ import annotations
 
 import copy
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 import skreg.models
 from skreg._checks import check_count, check_number
@@ -65,6 +68,9 @@ class StepMeasurement:
         lower_overhead, overhead, upper_overhead: median and quartiles of the ratio to the plain step of the same
             round.
         added_ms: median of the difference to the plain step of the same round.
+        inside_ms: median time a step inside the hook; None for what is no hook. It lacks what the hook costs
+            the rest of the step by the caches that it leaves.
+        inside_overhead: 1 + inside_ms as a share of the plain step's median.
     """
 
     net: str
@@ -80,6 +86,8 @@ class StepMeasurement:
     overhead: float
     upper_overhead: float
     added_ms: float
+    inside_ms: float | None
+    inside_overhead: float | None
 
 
 def run_steps(
@@ -130,11 +138,14 @@ def run_steps(
 def _measure(net: str, batch_size: int, threads: int, rounds: int, seconds: float, seed: int) -> list[StepMeasurement]:
     model, images, labels = _problem(NETS[net], batch_size, seed)
     models = {name: copy.deepcopy(model) for name in CONTENDERS}
-    steps = {name: prepare_step(name, models[name], images, labels) for name in CONTENDERS}
+    inside: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    steps = {name: prepare_step(name, models[name], images, labels, inside[name]) for name in CONTENDERS}
     check_first_steps(model, models, steps)
+    for seconds_inside in inside.values():
+        seconds_inside.clear()  # the first step has more to do, once
     times = time_interleaved(steps, rounds=rounds, seconds=seconds, seed=seed)
     count = sum(weight.numel() for weight in _regularized(model))
-    return [_row(net, name, batch_size, count, threads, times[name], times[PLAIN]) for name in CONTENDERS]
+    return [_row(net, name, batch_size, count, threads, times[name], times[PLAIN], inside[name]) for name in CONTENDERS]
 
 
 def _problem(net: Net, batch_size: int, seed: int) -> tuple[nn.Module, Tensor, Tensor]:
@@ -148,12 +159,12 @@ def _problem(net: Net, batch_size: int, seed: int) -> tuple[nn.Module, Tensor, T
         return model.train(), torch.rand(batch_size, *net.shape), torch.randint(net.classes, (batch_size,))
 
 
-def prepare_step(name: str, model: nn.Module, images: Tensor, labels: Tensor) -> _Step:
-    """The training step of a contender, to be called again and again."""
+def prepare_step(name: str, model: nn.Module, images: Tensor, labels: Tensor, inside: list[float]) -> _Step:
+    """The training step of a contender, to be called again and again; a hook's seconds are appended to `inside`."""
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9)
     regularizer = SmoothKernelRegularizer(model, strength=STRENGTH)
     if name in (HOOK, DECOUPLED):
-        regularizer.attach(optimizer, decoupled=name == DECOUPLED)
+        _attach_timed(regularizer, optimizer, name == DECOUPLED, inside)
     weights = _regularized(model)
 
     def step() -> None:
@@ -167,6 +178,22 @@ def prepare_step(name: str, model: nn.Module, images: Tensor, labels: Tensor) ->
         optimizer.step()
 
     return step
+
+
+def _attach_timed(
+    regularizer: SmoothKernelRegularizer, optimizer: Optimizer, decoupled: bool, inside: list[float]
+) -> None:
+    """Attach between two hooks that read the clock: hooks run in the order of their registration."""
+    register = optimizer.register_step_post_hook if decoupled else optimizer.register_step_pre_hook
+    begin = 0.0
+
+    def start(*_: object) -> None:
+        nonlocal begin
+        begin = time.perf_counter()
+
+    register(start)
+    regularizer.attach(optimizer, decoupled=decoupled)
+    register(lambda *_: inside.append(time.perf_counter() - begin))
 
 
 def check_first_steps(start: nn.Module, models: Mapping[str, nn.Module], steps: Mapping[str, _Step]) -> None:
@@ -200,8 +227,16 @@ def _regularized(model: nn.Module) -> list[Tensor]:
 
 
 def _row(
-    net: str, name: str, batch_size: int, count: int, threads: int, times: Sequence[float], plain: Sequence[float]
+    net: str,
+    name: str,
+    batch_size: int,
+    count: int,
+    threads: int,
+    times: Sequence[float],
+    plain: Sequence[float],
+    inside: Sequence[float],
 ) -> StepMeasurement:
+    in_hook = statistics.median(inside) if inside else None
     lower, median, upper = _quartiles([1e3 * seconds for seconds in times])
     ratios = [own / other for own, other in zip(times, plain, strict=True)]
     lower_overhead, overhead, upper_overhead = _quartiles(ratios)
@@ -219,6 +254,8 @@ def _row(
         overhead=round(overhead, 4),
         upper_overhead=round(upper_overhead, 4),
         added_ms=round(1e3 * statistics.median(own - other for own, other in zip(times, plain, strict=True)), 3),
+        inside_ms=None if in_hook is None else round(1e3 * in_hook, 4),
+        inside_overhead=None if in_hook is None else round(1 + in_hook / statistics.median(plain), 5),
     )
 
 
