@@ -90,14 +90,15 @@ def _cells(row: Measurement) -> list[str]:
 def print_steps(measurements: Sequence[StepMeasurement], machine: Machine, console: Console) -> None:
     """Print the machine and a table of training steps on a rich console."""
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False, markup=False)
-    table: RichTable = require("rich.table", "lab").Table("", box=require("rich.box", "lab").SIMPLE)
-    for column in ("step", "x plain", "quartiles", "added", "inside", "1 + share"):
+    table: RichTable = require("rich.table", "lab").Table(box=require("rich.box", "lab").SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for column in ("step", "x plain", "quartiles", "inside", "1 + share"):
         table.add_column(column, justify="right", no_wrap=True)
-    for net, rows in groupby(measurements, key=lambda each: f"{each.net}, batches of {each.batch_size}"):
+    for net, rows in groupby(measurements, key=lambda each: f"{each.net}, batch {each.batch_size}"):
         table.add_row(net, style="bold")
         for row in rows:
             quartiles = f"{row.lower_overhead:.3f} to {row.upper_overhead:.3f}"
-            cells = [f"{row.overhead:.3f}", quartiles, _time(1e3 * row.added_ms)]
+            cells = [f"{row.overhead:.3f}", quartiles]
             if row.inside_ms is not None:
                 cells += [_time(1e3 * row.inside_ms), f"{row.inside_overhead:.4f}"]
             table.add_row(f"  {row.contender}", _time(1e3 * row.median_ms), *cells)
