@@ -26,9 +26,12 @@ from skreg.benchmark import (
     describe_machine,
     plot_size,
     print_measurements,
+    print_steps,
     run_cases,
+    run_steps,
     write_csv,
 )
+from skreg.benchmark.steps import NETS as STEP_NETS
 from skreg.data import DATASETS
 from skreg.evaluation import (
     ATTACKS,
@@ -409,7 +412,7 @@ def evaluate(
 def bench(
     sections: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SECTION...", help=f"Of {', '.join(SECTIONS)}; all by default."),
+        typer.Argument(metavar="SECTION...", help=f"Of {', '.join(SECTIONS)}, all by default; or step alone."),
     ] = None,
     weights: Annotated[str, typer.Option(help="Nets whose conv weights are measured, separated by commas.")] = ",".join(
         WEIGHT_SETS
@@ -429,13 +432,21 @@ def bench(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Measure the penalty beside PyTorch alone and beside a copy of the weights.
+    """Measure the penalty beside PyTorch alone and beside a copy of the weights, or its share of a training step.
 
     Example: skreg bench penalty --weights resnet18_cifar --threads 2 --no-compile
+
+    `skreg bench step` compares training steps with and without the regularizer.
     """
+    names = [name.strip() for name in weights.split(",") if name.strip()]
+    if "step" in (sections or ()):
+        if sections != ["step"] or plot is not None or device != "cpu":
+            raise typer.BadParameter("step: expected no other section, no --plot, and --device cpu")
+        _bench_step(names, threads, rounds, seconds, csv, seed, as_json)
+        return
     cases = build_cases(
         sections or (),
-        [name.strip() for name in weights.split(",") if name.strip()],
+        names,
         threads=torch.get_num_threads() if threads is None else threads,
         compiled=compiled,
     )
@@ -457,6 +468,29 @@ def bench(
         print_json({"machine": machine, "measurements": [asdict(each) for each in measurements]})
     else:
         print_measurements(measurements, machine, Console())
+
+
+def _bench_step(
+    names: list[str], threads: int | None, rounds: int, seconds: float, csv: Path | None, seed: int, as_json: bool
+) -> None:
+    if csv is not None:
+        csv.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes of work
+    with Console(stderr=True).status("") as status:
+        measurements = run_steps(
+            list(STEP_NETS) if names == list(WEIGHT_SETS) else names,
+            threads=torch.get_num_threads() if threads is None else threads,
+            rounds=rounds,
+            seconds=seconds,
+            seed=seed,
+            progress=status.update,
+        )
+    machine = describe_machine()
+    if csv is not None:
+        write_csv(csv, measurements, machine)
+    if as_json:
+        print_json({"machine": machine, "measurements": [asdict(each) for each in measurements]})
+    else:
+        print_steps(measurements, machine, Console())
 
 
 @command
