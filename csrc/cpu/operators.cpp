@@ -29,6 +29,15 @@ struct Scratch {
   void *memory;
 };
 
+struct Exponent {
+  double value, slope, curvature;
+};
+Exponent exponential_of(double score, const Options &options) {
+  const bool above = score > options.max_exponent;
+  const double e = std::exp(above ? options.max_exponent : score);
+  return {above ? e * (1 + (score - options.max_exponent)) : e, e, above ? 0 : e};
+}
+
 // Runs one pass over `layers` and returns the sums of each, added chunk by chunk in order.
 std::vector<Sums> run_pass(const Layer *layers, size_t count, const Pass &pass) {
   std::vector<int64_t> first(count + 1, 0);
@@ -59,20 +68,15 @@ std::vector<Sums> run_pass(const Layer *layers, size_t count, const Pass &pass) 
     }
     // Kernels without elements have S = 0.
     if (layers[i].shape.size == 0 && pass.options.exponentiate == kKernel)
-      totals[i].score = double(layers[i].kernels());
+      totals[i].score = double(layers[i].kernels()) * exponential_of(0, pass.options).value;
   }
   return totals;
 }
 
-struct Exponent {
-  double value, slope, curvature;
-};
 Exponent layer_exponential(double score, const Options &options) {
   if (options.exponentiate != kLayer)
     return {score, 1, 0};
-  const bool above = score > options.max_exponent;
-  const double e = std::exp(above ? options.max_exponent : score);
-  return {above ? e * (1 + (score - options.max_exponent)) : e, e, above ? 0 : e};
+  return exponential_of(score, options);
 }
 
 // R(W) before the coefficient, and its derivative by the sum of S.

@@ -49,7 +49,7 @@ __device__ __forceinline__ void finish_layer(const Call &call, const Record<Oper
                                              const Geometry<Operands> &geometry, int layer, Sums sums) {
   const Options &options = call.options;
   if (geometry.shape.size == 0 && options.exponentiate == kKernel)
-    sums.score = double(geometry.kernels); // kernels without elements have S = 0
+    sums.score = double(geometry.kernels) * exponential(0.0, options.max_exponent).value; // S = 0 without elements
   const double share = options.mean && geometry.kernels > 0 ? 1 / double(geometry.kernels) : 1;
   Exponential<double> r{sums.score * share, 1, 0};
   if (options.exponentiate == kLayer)

@@ -107,7 +107,7 @@ def test_value_is_float32_unless_a_weight_is_wider():
 
 @pytest.mark.parametrize("shape", [(0, 3, 3, 3), (2, 0, 3, 3), (2, 3, 0, 3), (2, 3, 3, 0)], ids=str)
 def test_zero_size(shape, loop):
-    for options in OPTIONS:
+    for options in [*OPTIONS, PenaltyOptions(max_exponent=-1.0)]:  # S = 0 is above that
         weight = torch.zeros(shape, requires_grad=True)
         value = skreg.smooth_kernel_penalty([weight], **options.as_dict())
         value.backward()
