@@ -15,13 +15,13 @@ import torch
 
 from skreg.training import RunError, Terminated, TrainConfig, load_run, train
 
-# More of them: SKREG_KILLS=200 pytest tests/training/test_kill.py
-KILLS = int(os.environ.get("SKREG_KILLS", "20"))
+# Few by default, because each costs a start and a resumed run; SKREG_KILLS=20 (or 200) for the full form.
+KILLS = int(os.environ.get("SKREG_KILLS", "6"))
 CONFIG = TrainConfig(
     data="four-shapes",
     variant="AR",
     limit=60,
-    epochs=8,
+    epochs=5,
     batch_size=24,
     attack_steps=2,
     validation_attack_steps=1,
@@ -130,12 +130,11 @@ def test_kill_9_at_random_moments(context, whole, tmp_path):
     print(f"{kills} kills of {number} runs")
 
 
-@pytest.mark.parametrize("size", [100, 3_000, 1_000_000])
+@pytest.mark.parametrize("size", [100, 1_000_000])
 def test_a_full_disk_ends_the_run_and_it_goes_on_when_there_is_room(context, whole, tmp_path, size):
     """A limit on the size of a file fails a write in its middle, as a full disk does."""
     folder = tmp_path / "run"
-    short = dataclasses.replace(CONFIG, schedule="onecycle")
-    child = start(context, short, folder, file_size=size)
+    child = start(context, CONFIG, folder, file_size=size)
     child.join(60)
     assert child.exitcode == 1
     assert "cannot write" in (tmp_path / "error").read_text()
@@ -172,7 +171,7 @@ def test_sigterm_ends_between_steps_and_the_run_goes_on(context, whole, tmp_path
     assert_same_as(whole, folder)
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.5, 0.9999])
+@pytest.mark.parametrize("kept", [0.0, 0.9999])
 def test_a_truncated_checkpoint_costs_one_epoch(context, whole, tmp_path, kept):
     folder = tmp_path / "run"
     train(dataclasses.replace(CONFIG, schedule="constant", epochs=2), tmp_path / "longer")
