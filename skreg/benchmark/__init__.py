@@ -1,10 +1,11 @@
-"""The benchmark: what skreg's penalty costs, beside PyTorch alone and beside a copy of the weights."""
+"""The benchmark: the penalty beside PyTorch alone and beside a copy of the weights; a step of adversarial training."""
 
 from skreg.benchmark.cases import SECTIONS, Case, build_cases
 from skreg.benchmark.contenders import CONTENDERS
 from skreg.benchmark.machine import describe_machine
 from skreg.benchmark.measure import Measurement, run_cases
-from skreg.benchmark.results import plot_size, print_measurements, write_csv
+from skreg.benchmark.results import plot_size, print_measurements, print_training, write_csv
+from skreg.benchmark.training import run_training
 from skreg.benchmark.weights import WEIGHT_SETS, make_weights
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "make_weights",
     "plot_size",
     "print_measurements",
+    "print_training",
     "run_cases",
+    "run_training",
     "write_csv",
 ]
