@@ -108,7 +108,7 @@ def test_progress_names_every_step(make_linear, grey_images):
 def test_errors(make_linear, nan_model, grey_images):
     labels = torch.zeros(12, dtype=torch.int64)
     with pytest.raises(ValueError, match="attack must be one of"):
-        evaluate_model(make_linear(2), grey_images, labels, eps=0.1, attacks=["cw"])
+        evaluate_model(make_linear(2), grey_images, labels, eps=0.1, attacks=["c&w"])
     with pytest.raises(ValueError, match="number of images must be at least 1"):
         evaluate_model(make_linear(2), grey_images[:0], labels[:0], eps=0.1)
     with pytest.raises(FloatingPointError, match="NaN or infinite"):

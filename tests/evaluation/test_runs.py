@@ -53,7 +53,7 @@ def test_errors_come_before_the_work(run, tmp_path):
     with pytest.raises(ValueError, match="at least one run"):
         evaluate_runs([])
     with pytest.raises(ValueError, match="attack must be one of"):
-        evaluate_runs([run.path], attacks=["cw"])
+        evaluate_runs([run.path], attacks=["c&w"])
     with pytest.raises(ValueError, match="preset must be one of"):
         evaluate_runs([run.path], preset="foolbox")
     with pytest.raises(RunError, match=r"no run here"):
@@ -108,7 +108,7 @@ def test_command_reports_errors_on_one_line(run, tmp_path):
     assert "no run here" in result.stderr
     result = skreg("evaluate", run.path, "--attacks", "autoattack")
     assert result.exit_code == 1
-    assert "attack must be one of 'fgsm', 'pgd', 'deepfool_l2', 'deepfool_linf', found 'autoattack'" in result.stderr
+    assert "'deepfool_l2', 'deepfool_linf', 'cw', 'adef', 'salt_pepper', found 'autoattack'" in result.stderr
     result = skreg("evaluate", run.path, "--output", tmp_path / "r.csv")
     assert result.exit_code == 1
     assert "must end in .json or .md" in result.stderr
