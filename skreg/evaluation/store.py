@@ -16,7 +16,7 @@ from skreg._checks import check_count
 from skreg._extras import require
 from skreg._version import __version__
 from skreg.evaluation.attacks import check_inputs, run_attack
-from skreg.training.run import RunError, write_file
+from skreg.training.checkpoint import RunError, write_file
 
 FORMAT = 1
 _COLUMNS = ("success", "l0", "l2", "linf", "image")
