@@ -26,11 +26,14 @@ from skreg.benchmark import (
     describe_machine,
     plot_size,
     print_measurements,
+    print_steps,
     print_training,
     run_cases,
+    run_steps,
     run_training,
     write_csv,
 )
+from skreg.benchmark.steps import NETS as STEP_NETS
 from skreg.benchmark.training import CONTENDERS as TRAINING_CONTENDERS
 from skreg.benchmark.training import NETS as TRAINING_NETS
 from skreg.data import DATASETS
@@ -445,7 +448,9 @@ def evaluate(
 def bench(
     sections: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SECTION...", help=f"Of {', '.join(SECTIONS)}, all by default; or training alone."),
+        typer.Argument(
+            metavar="SECTION...", help=f"Of {', '.join(SECTIONS)}, all by default; or step or training alone."
+        ),
     ] = None,
     weights: Annotated[str, typer.Option(help="Nets whose conv weights are measured, separated by commas.")] = ",".join(
         WEIGHT_SETS
@@ -465,16 +470,21 @@ def bench(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Measure the penalty beside PyTorch alone and beside a copy of the weights, or adversarial training.
+    """Measure the penalty beside PyTorch alone and beside a copy of the weights, or whole training steps.
 
     Example: skreg bench penalty --weights resnet18_cifar --threads 2 --no-compile
 
-    `skreg bench training` compares a step of TRADES and of adversarial training with plain loops.
+    `skreg bench step` compares training steps with and without the regularizer, `skreg bench training` a step of
+    TRADES and of adversarial training with plain loops.
     """
     names = [name.strip() for name in weights.split(",") if name.strip()]
-    if "training" in (sections or ()):
-        if sections != ["training"] or plot is not None:
-            raise typer.BadParameter("training: expected no other section and no --plot")
+    for alone in ("step", "training"):
+        if alone in (sections or ()) and (sections != [alone] or plot is not None or device != "cpu"):
+            raise typer.BadParameter(f"{alone}: expected no other section, no --plot, and --device cpu")
+    if sections == ["step"]:
+        _bench_step(names, threads, rounds, seconds, csv, seed, as_json)
+        return
+    if sections == ["training"]:
         _bench_training(names, threads, rounds, seconds, compiled, csv, seed, as_json)
         return
     cases = build_cases(
@@ -501,6 +511,29 @@ def bench(
         print_json({"machine": machine, "measurements": [asdict(each) for each in measurements]})
     else:
         print_measurements(measurements, machine, Console())
+
+
+def _bench_step(
+    names: list[str], threads: int | None, rounds: int, seconds: float, csv: Path | None, seed: int, as_json: bool
+) -> None:
+    if csv is not None:
+        csv.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes of work
+    with Console(stderr=True).status("") as status:
+        measurements = run_steps(
+            list(STEP_NETS) if names == list(WEIGHT_SETS) else names,
+            threads=torch.get_num_threads() if threads is None else threads,
+            rounds=rounds,
+            seconds=seconds,
+            seed=seed,
+            progress=status.update,
+        )
+    machine = describe_machine()
+    if csv is not None:
+        write_csv(csv, measurements, machine)
+    if as_json:
+        print_json({"machine": machine, "measurements": [asdict(each) for each in measurements]})
+    else:
+        print_steps(measurements, machine, Console())
 
 
 def _bench_training(

@@ -76,14 +76,15 @@ def attach(regularizer: SmoothKernelRegularizer, optimizer: Optimizer, *, decoup
         >>> optimizer.step()    # no backward pass: the penalty alone
         >>> handle.remove()
     """
-    _check_optimizer(regularizer, optimizer, decoupled)
+    check_optimizer(regularizer, optimizer, decoupled)
     regularizer.optimizers.add(optimizer)
     if decoupled:
         return optimizer.register_step_post_hook(_DecoupledStep(regularizer))
-    return optimizer.register_step_pre_hook(_GradientAddition(regularizer))
+    return optimizer.register_step_pre_hook(GradientAddition(regularizer))
 
 
-def _check_optimizer(regularizer: SmoothKernelRegularizer, optimizer: Optimizer, decoupled: bool) -> None:
+def check_optimizer(regularizer: SmoothKernelRegularizer, optimizer: Optimizer, decoupled: bool) -> None:
+    """Refuse, as `attach` documents, what would lose the penalty or count it twice."""
     if not isinstance(optimizer, Optimizer) or not hasattr(optimizer, "_optimizer_step_pre_hooks"):
         raise TypeError(
             f"expected a torch.optim.Optimizer, found {type(optimizer).__name__}; attach to the one it wraps"
@@ -174,10 +175,9 @@ class _Hook:
                 warn_if_unstable([names[i] for i in members], part.weights, steps, chosen, part.options)
 
 
-class _GradientAddition(_Hook):
+class GradientAddition(_Hook):
     """A pre-hook: adds strength * grad R to `.grad`."""
 
-    @torch.no_grad()
     def __call__(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # The optimizer itself is the first of args.
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -186,6 +186,17 @@ class _GradientAddition(_Hook):
                 "optimizer.step(closure) computes the gradients anew and would lose the attached penalty; "
                 f"call step() without a closure, or {_LOSS_FORM}"
             )
+        # GradScaler leaves the gradients of a fused optimizer scaled, and says by how much in this attribute.
+        self.add(optimizer, getattr(optimizer, "grad_scale", None))
+
+    @torch.no_grad()
+    def add(self, optimizer: Optimizer, scale: Tensor | None = None) -> None:
+        """Do it now, for a loop that computes the gradients inside of its step.
+
+        Args:
+            optimizer: whose parameters.
+            scale: what the gradients in `.grad` are still multiplied by; None for 1.
+        """
         owned = _owned(optimizer)
         _check_step(self.regularizer, optimizer, owned)
         names, weights, coefficients = self.regularizer.trainable(owned)
@@ -202,8 +213,6 @@ class _GradientAddition(_Hook):
         maximized = [bool(group.get("maximize")) for group in groups]
         if any(maximized):  # such a step goes up the gradient, and the penalty is to fall all the same
             coefficients = coefficients * torch.tensor([-1.0 if m else 1.0 for m in maximized], device="cpu")
-        # GradScaler leaves the gradients of a fused optimizer scaled, and says by how much in this attribute.
-        scale = getattr(optimizer, "grad_scale", None)
         _add_gradient_(names, weights, gradients, coefficients, self.regularizer.options, scale)
 
 

@@ -155,7 +155,7 @@ def prepare(
     calls: dict[str, Call] = {}
     notes: dict[str, str] = {}
     # Before any call: some contenders add to gradients, and only the first call finds zeros there.
-    expected = _reference(weights, options)
+    expected = expected_result(weights, options)
     for name in names:
         contender = CONTENDERS[name]
         try:
@@ -169,7 +169,7 @@ def prepare(
     return calls, notes
 
 
-def _reference(weights: Sequence[Tensor], options: PenaltyOptions) -> tuple[float, list[Tensor]]:
+def expected_result(weights: Sequence[Tensor], options: PenaltyOptions) -> tuple[float, list[Tensor]]:
     """Value and gradients in float64, layer by layer to save memory; each gradient of its weight's dtype."""
     value, gradients = 0.0, []
     for weight in weights:

@@ -15,6 +15,7 @@ from skreg._extras import require
 from skreg.benchmark.cases import TITLES
 from skreg.benchmark.contenders import COPY_READY, OURS
 from skreg.benchmark.measure import Measurement
+from skreg.benchmark.steps import StepMeasurement
 from skreg.benchmark.training import TrainingMeasurement
 from skreg.training.checkpoint import write_file
 
@@ -28,7 +29,9 @@ Machine = Mapping[str, str | int]
 
 
 def write_csv(
-    path: str | os.PathLike[str], measurements: Sequence[Measurement | TrainingMeasurement], machine: Machine
+    path: str | os.PathLike[str],
+    measurements: Sequence[Measurement | StepMeasurement | TrainingMeasurement],
+    machine: Machine,
 ) -> None:
     """Write a row a measurement, with the machine in its last columns, whole or not at all.
 
@@ -108,6 +111,25 @@ def _cells(row: Measurement) -> list[str]:
         "" if row.of_fresh_copy is None else f"{row.of_fresh_copy:.0%}",
         "" if row.of_ready_copy is None else f"{row.of_ready_copy:.0%}",
     ]
+
+
+def print_steps(measurements: Sequence[StepMeasurement], machine: Machine, console: Console) -> None:
+    """Print the machine and a table of training steps on a rich console."""
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False, markup=False)
+    table: RichTable = require("rich.table", "lab").Table(box=require("rich.box", "lab").SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for column in ("step", "x plain", "quartiles", "inside", "1 + share"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for net, rows in groupby(measurements, key=lambda each: f"{each.net}, batch {each.batch_size}"):
+        table.add_row(net, style="bold")
+        for row in rows:
+            quartiles = f"{row.lower_overhead:.3f} to {row.upper_overhead:.3f}"
+            cells = [f"{row.overhead:.3f}", quartiles]
+            if row.inside_ms is not None:
+                cells += [_time(1e3 * row.inside_ms), f"{row.inside_overhead:.4f}"]
+            table.add_row(f"  {row.contender}", _time(1e3 * row.median_ms), *cells)
+        table.add_section()
+    console.print(table)
 
 
 def _time(microseconds: float) -> str:

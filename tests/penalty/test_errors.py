@@ -143,8 +143,8 @@ def test_gradients_side_by_side_are_fine():
     woven = memory[72:].view(2, 2, 2, 3, 3)  # two gradients that alternate in memory
     add(weights, [*flat, woven[:, 0], woven[:, 1]])
     assert torch.equal(flat[0], flat[1])
-    assert torch.equal(woven[:, 0], flat[0])
-    assert torch.equal(woven[:, 1], flat[0])
+    torch.testing.assert_close(woven[:, 0], flat[0])  # of another layout, so added up in another order
+    assert torch.equal(woven[:, 1], woven[:, 0])
     assert flat[0].any()
 
 

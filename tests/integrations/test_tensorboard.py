@@ -1,0 +1,95 @@
+"""What is written to TensorBoard, read back from its files."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skreg import SmoothKernelRegularizer
+from skreg.integrations.tensorboard import write_statistics
+
+
+class Recorder:
+    """Keeps what a SummaryWriter would write."""
+
+    def __init__(self):
+        self.scalars, self.images = {}, {}
+
+    def add_scalar(self, tag, value, step):
+        self.scalars[tag] = (value, step)
+
+    def add_image(self, tag, image, step):
+        self.images[tag] = image
+
+
+def regularizer():
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv1d(2, 2, 3))
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].weight[0, :, 0, 0] = 1.0
+        model[0].weight[1, :, 0, 1] = -0.5
+    return SmoothKernelRegularizer(model, strength=0.5)
+
+
+def test_scalars_are_the_statistics():
+    reg, writer = regularizer(), Recorder()
+    write_statistics(writer, reg, 7)
+    for layer in reg.statistics():
+        for quantity in ("roughness", "high_frequency_share", "energy", "penalty"):
+            assert writer.scalars[f"{quantity}/{layer.name}"] == (getattr(layer, quantity), 7)
+    assert writer.scalars["smooth_kernels/penalty"] == (pytest.approx(reg().item()), 7)
+    assert writer.scalars["smooth_kernels/strength"] == (0.5, 7)
+
+
+def test_pictures_show_signs_and_spectra():
+    writer = Recorder()
+    write_statistics(writer, regularizer(), 0, count=2)
+    assert set(writer.images) == {"kernels/0.weight", "spectra/0.weight"}
+    picture = writer.images["kernels/0.weight"]
+    side = 3 * 22  # the first multiple of 3 from 64 on
+    assert picture.shape == (3, side + 2, 2 * (side + 2))
+    assert picture[:, 5, 5].tolist() == [1.0, 0.0, 0.0]  # the largest: red
+    assert picture[:, 5, side + 2 + 33].tolist() == [0.5, 0.5, 1.0]  # half as much, negative: light blue
+    assert picture[:, 60, 60].tolist() == [1.0, 1.0, 1.0]  # zero: white
+    spectra = writer.images["spectra/0.weight"]
+    assert torch.allclose(spectra[:, 1:-1, 1:65], torch.ones(()))  # of a single element: flat
+
+
+def test_no_pictures_and_zero_weights():
+    writer = Recorder()
+    write_statistics(writer, regularizer(), 0, count=0)
+    assert not writer.images
+    reg = SmoothKernelRegularizer(nn.Conv2d(1, 3, 3))
+    nn.init.zeros_(next(reg.named_parameters())[1])
+    write_statistics(writer, reg, 0)
+    assert all(image.isfinite().all() for image in writer.images.values())
+
+
+def test_a_real_writer(tmp_path):
+    pytest.importorskip("tensorboard", reason="the extra skreg[tensorboard] is not installed")
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    reg = regularizer()
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in range(2):
+            write_statistics(writer, reg, step)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.step for event in events.Scalars("roughness/0.weight")] == [0, 1]
+    assert events.Scalars("roughness/0.weight")[0].value == pytest.approx(reg.statistics()[0].roughness)
+    encoded = events.Images("kernels/0.weight")[-1].encoded_image_string
+    pixels = np.asarray(Image.open(io.BytesIO(encoded)))
+    assert pixels[5, 5].tolist() == [255, 0, 0]
+
+
+def test_mistakes_are_named():
+    with pytest.raises(TypeError, match=r"writer: expected .*SummaryWriter, found str; .*skreg\[tensorboard\]"):
+        write_statistics("runs", regularizer(), 0)
+    with pytest.raises(ValueError, match="count must be at least 1"):
+        write_statistics(Recorder(), regularizer(), 0, count=-1)
