@@ -28,7 +28,7 @@ from skreg.data import DATASETS, load
 from skreg.evaluation import Evaluation, evaluate_runs, print_report, to_markdown, write_results
 from skreg.figures import kernels, save
 from skreg.training import ConsoleProgress, Run, TrainConfig, train
-from skreg.training.run import write_file
+from skreg.training.checkpoint import write_file
 
 VARIANTS = ("V", "VR", "VH", "A", "AR")
 

@@ -27,11 +27,15 @@ from skreg.benchmark import (
     plot_size,
     print_measurements,
     print_steps,
+    print_training,
     run_cases,
     run_steps,
+    run_training,
     write_csv,
 )
 from skreg.benchmark.steps import NETS as STEP_NETS
+from skreg.benchmark.training import CONTENDERS as TRAINING_CONTENDERS
+from skreg.benchmark.training import NETS as TRAINING_NETS
 from skreg.data import DATASETS
 from skreg.evaluation import (
     ATTACKS,
@@ -59,8 +63,8 @@ _debug = False
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register `function` as a command; what it raises becomes one line on stderr and exit status 1.
 
-    A `KeyboardInterrupt` ends with status 130, usage errors (`typer.BadParameter`) with 2. `skreg --debug`
-    lets every exception through with its traceback.
+    Ctrl-C ends with status 130, SIGTERM in training with 143, usage errors (`typer.BadParameter`) with 2.
+    `skreg --debug` lets every exception through with its traceback.
     """
 
     @functools.wraps(function)
@@ -71,7 +75,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             raise
         except KeyboardInterrupt as interrupt:
             print_error("stopped", str(interrupt) or "interrupted")
-            raise typer.Exit(130) from None
+            raise typer.Exit(143 if isinstance(interrupt, training.Terminated) else 130) from None
         except Exception as error:
             if _debug:
                 raise
@@ -359,6 +363,38 @@ def train(
 
 
 @command
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder to look in, and below.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """List runs with their state and the numbers of their best epoch.
+
+    Example: skreg runs runs
+    """
+    found = training.list_runs(folder)
+    if as_json:
+        print_json([{**asdict(each), "path": str(each.path)} for each in found])
+        return
+    table = Table("run", "state", "data", "variant", "epochs", "best", "accuracy", "under PGD", "roughness D/E")
+    for each in found:
+        numbers = (each.validation_accuracy, each.validation_pgd_accuracy, each.roughness)
+        table.add_row(
+            escape(str(each.path.relative_to(folder))),
+            each.state,
+            each.data or "",
+            each.variant or "",
+            "" if each.epochs is None else f"{each.epochs_done}/{each.epochs}",
+            "" if each.best_epoch is None else str(each.best_epoch),
+            *("" if number is None else f"{number:.3f}" for number in numbers),
+        )
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print(table if found else f"{folder}: no runs here")
+    for each in found:
+        if each.problem:
+            console.print(f"{each.path}: {each.problem}")
+
+
+@command
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders made by `skreg train`.")],
     attacks: Annotated[str, typer.Option(help="Attacks, separated by commas.", show_default=True)] = ",".join(ATTACKS),
@@ -412,7 +448,9 @@ def evaluate(
 def bench(
     sections: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SECTION...", help=f"Of {', '.join(SECTIONS)}, all by default; or step alone."),
+        typer.Argument(
+            metavar="SECTION...", help=f"Of {', '.join(SECTIONS)}, all by default; or step or training alone."
+        ),
     ] = None,
     weights: Annotated[str, typer.Option(help="Nets whose conv weights are measured, separated by commas.")] = ",".join(
         WEIGHT_SETS
@@ -432,17 +470,22 @@ def bench(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Measure the penalty beside PyTorch alone and beside a copy of the weights, or its share of a training step.
+    """Measure the penalty beside PyTorch alone and beside a copy of the weights, or whole training steps.
 
     Example: skreg bench penalty --weights resnet18_cifar --threads 2 --no-compile
 
-    `skreg bench step` compares training steps with and without the regularizer.
+    `skreg bench step` compares training steps with and without the regularizer, `skreg bench training` a step of
+    TRADES and of adversarial training with plain loops.
     """
     names = [name.strip() for name in weights.split(",") if name.strip()]
-    if "step" in (sections or ()):
-        if sections != ["step"] or plot is not None or device != "cpu":
-            raise typer.BadParameter("step: expected no other section, no --plot, and --device cpu")
+    for alone in ("step", "training"):
+        if alone in (sections or ()) and (sections != [alone] or plot is not None or device != "cpu"):
+            raise typer.BadParameter(f"{alone}: expected no other section, no --plot, and --device cpu")
+    if sections == ["step"]:
         _bench_step(names, threads, rounds, seconds, csv, seed, as_json)
+        return
+    if sections == ["training"]:
+        _bench_training(names, threads, rounds, seconds, compiled, csv, seed, as_json)
         return
     cases = build_cases(
         sections or (),
@@ -491,6 +534,41 @@ def _bench_step(
         print_json({"machine": machine, "measurements": [asdict(each) for each in measurements]})
     else:
         print_steps(measurements, machine, Console())
+
+
+def _bench_training(
+    names: list[str],
+    threads: int | None,
+    rounds: int,
+    seconds: float,
+    compiled: bool,
+    csv: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    nets = list(TRAINING_NETS) if names == list(WEIGHT_SETS) else names
+    contenders = [name for name, (_, _, compile_) in TRAINING_CONTENDERS.items() if compiled or not compile_]
+    measurements = []
+    with Console(stderr=True).status("") as status:
+        for net in nets:
+            measurements += run_training(
+                [net],
+                threads=torch.get_num_threads() if threads is None else threads,
+                # A step of ResNet-18 on 128 images takes a minute on two cores.
+                batch_size=128 if net == "two_conv" else 2,
+                contenders=contenders,
+                rounds=rounds,
+                seconds=seconds,
+                seed=seed,
+                progress=status.update,
+            )
+    machine = describe_machine()
+    if csv is not None:
+        write_csv(csv, measurements, machine)
+    if as_json:
+        print_json({"machine": machine, "measurements": [asdict(each) for each in measurements]})
+    else:
+        print_training(measurements, machine, Console())
 
 
 @command

@@ -31,11 +31,11 @@ class Problem:
     step_size: Tensor  # (N, 1, 1, 1)
     lower: Tensor  # (N, C, H, W)
     upper: Tensor  # (N, C, H, W)
-    clean_log_probabilities: Tensor | None  # (N, K)
+    clean_probabilities: Tensor | None  # (N, K)
 
     def select(self, index: Tensor) -> Problem:
         """Return the problem of the images numbered by `index` (M,)."""
-        clean = self.clean_log_probabilities
+        clean = self.clean_probabilities
         return Problem(
             images=self.images[index],
             classes=self.classes[index],
@@ -43,7 +43,7 @@ class Problem:
             step_size=self.step_size[index],
             lower=self.lower[index],
             upper=self.upper[index],
-            clean_log_probabilities=None if clean is None else clean[index],
+            clean_probabilities=None if clean is None else clean[index],
         )
 
 
@@ -105,9 +105,9 @@ class Ascent:
         return best
 
     @torch.no_grad()
-    def clean_log_probabilities(self, images: Tensor) -> Tensor:
-        """Return the logarithms of the class probabilities of `images` (N, K)."""
-        return F.log_softmax(widen(check_logits(self.network(images), images)), dim=1)
+    def clean_probabilities(self, images: Tensor) -> Tensor:
+        """Return the class probabilities of `images` (N, K)."""
+        return F.softmax(widen(check_logits(self.network(images), images)), dim=1)
 
     def _first_iterate(self, problem: Problem) -> Tensor:
         # Written into a clone, which keeps the memory format of the images.
@@ -126,7 +126,7 @@ class Ascent:
 
     def _value(self, logits: Tensor, problem: Problem) -> Tensor:
         """Return what the run maximises, one value for each image (N,)."""
-        value = evaluate_objective(self.objective, logits, problem.classes, problem.clean_log_probabilities)
+        value = evaluate_objective(self.objective, logits, problem.classes, problem.clean_probabilities)
         return -value if self.targeted else value
 
     @torch.no_grad()

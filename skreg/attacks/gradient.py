@@ -121,7 +121,7 @@ def pgd(
             step_size=step,
             lower=(images - radius).clamp_(min=low),
             upper=(images + radius).clamp_(max=high),
-            clean_log_probabilities=ascent.clean_log_probabilities(images) if objective == "kl" else None,
+            clean_probabilities=ascent.clean_probabilities(images) if objective == "kl" else None,
         )
         return ascent.run(problem) if restarts == 1 else ascent.run_repeatedly(problem, restarts)
 

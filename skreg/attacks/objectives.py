@@ -33,18 +33,16 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return others.amax(dim=1) - logits.gather(1, index).squeeze(1)
 
 
-def evaluate_objective(
-    name: Objective, logits: Tensor, labels: Tensor, clean_log_probabilities: Tensor | None
-) -> Tensor:
+def evaluate_objective(name: Objective, logits: Tensor, labels: Tensor, clean_probabilities: Tensor | None) -> Tensor:
     """Return the objective `name` of each image: (N, K), (N,), (N, K) or None -> (N,), in float32 or better.
 
-    "kl" is KL(clean || adversarial) and needs the logarithms of the clean images' probabilities; the others
-    need the labels.
+    "kl" is KL(clean || adversarial) and needs the clean images' probabilities; the others need the labels.
     """
     logits = widen(logits)
     if name == "kl":
-        assert clean_log_probabilities is not None
-        return kl_of_logarithms(clean_log_probabilities, F.log_softmax(logits, dim=1))
+        assert clean_probabilities is not None
+        # A probability that is 0 adds 0; its logarithm, which may be -inf, is not needed.
+        return F.kl_div(F.log_softmax(logits, dim=1), clean_probabilities, reduction="none").sum(dim=1)
     if name == "margin":
         return margin(logits, labels)
     return F.cross_entropy(logits, labels, reduction="none")

@@ -1,11 +1,12 @@
-"""The benchmark: the penalty beside PyTorch alone and beside a copy of the weights; its share of a training step."""
+"""The benchmark: the penalty beside PyTorch alone and beside a copy; whole training steps, plain and adversarial."""
 
 from skreg.benchmark.cases import SECTIONS, Case, build_cases
 from skreg.benchmark.contenders import CONTENDERS
 from skreg.benchmark.machine import describe_machine
 from skreg.benchmark.measure import Measurement, run_cases
-from skreg.benchmark.results import plot_size, print_measurements, print_steps, write_csv
+from skreg.benchmark.results import plot_size, print_measurements, print_steps, print_training, write_csv
 from skreg.benchmark.steps import run_steps
+from skreg.benchmark.training import run_training
 from skreg.benchmark.weights import WEIGHT_SETS, make_weights
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "plot_size",
     "print_measurements",
     "print_steps",
+    "print_training",
     "run_cases",
     "run_steps",
+    "run_training",
     "write_csv",
 ]

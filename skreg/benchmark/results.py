@@ -16,7 +16,8 @@ from skreg.benchmark.cases import TITLES
 from skreg.benchmark.contenders import COPY_READY, OURS
 from skreg.benchmark.measure import Measurement
 from skreg.benchmark.steps import StepMeasurement
-from skreg.training.run import write_file
+from skreg.benchmark.training import TrainingMeasurement
+from skreg.training.checkpoint import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +29,9 @@ Machine = Mapping[str, str | int]
 
 
 def write_csv(
-    path: str | os.PathLike[str], measurements: Sequence[Measurement | StepMeasurement], machine: Machine
+    path: str | os.PathLike[str],
+    measurements: Sequence[Measurement | StepMeasurement | TrainingMeasurement],
+    machine: Machine,
 ) -> None:
     """Write a row a measurement, with the machine in its last columns, whole or not at all.
 
@@ -55,6 +58,27 @@ def print_measurements(measurements: Sequence[Measurement], machine: Machine, co
         if section == "small":
             for name, microseconds in split_small_call(rows).items():
                 console.print(f"{name}: {_time(microseconds)}", highlight=False)
+
+
+def print_training(measurements: Sequence[TrainingMeasurement], machine: Machine, console: Console) -> None:
+    """Print the machine and a table of training steps on a rich console."""
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False, markup=False)
+    table: RichTable = require("rich.table", "lab").Table("", box=require("rich.box", "lab").SIMPLE)
+    for column in ("step", "spread", "faster", "same pixels"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for (net, loss), rows in groupby(measurements, key=lambda each: (each.net, each.loss)):
+        table.add_row(f"{net}, {loss}", style="bold")
+        for row in rows:
+            if row.median_ms is None or row.lower_ms is None or row.upper_ms is None or row.same_pixels is None:
+                table.add_row(f"  {row.contender}", "not run")
+                continue
+            spread = f"{(row.upper_ms - row.lower_ms) / row.median_ms:.0%}"
+            cells = (f"{row.median_ms:.1f} ms", spread, f"{row.faster:.2f}", f"{row.same_pixels:.2%}")
+            table.add_row(f"  {row.contender}", *cells)
+        table.add_section()
+    console.print(table)
+    for note in dict.fromkeys(f"{row.contender}: {row.note}" for row in measurements if row.note):
+        console.print(note, highlight=False, markup=False)
 
 
 def _table(title: str, rows: Sequence[Measurement]) -> RichTable:

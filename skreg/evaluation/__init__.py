@@ -13,6 +13,7 @@ from skreg.evaluation.proportion import Proportion
 from skreg.evaluation.results import as_dict, check_results_path, write_results
 from skreg.evaluation.robust import fixed_radius_pgd, robust_accuracy
 from skreg.evaluation.runs import PAPER_BOUNDS, evaluate_runs
+from skreg.evaluation.store import StoredResult, stored_attack
 from skreg.evaluation.table import Table, build_tables, list_warnings, print_report, to_markdown
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Evaluation",
     "LayerSummary",
     "Proportion",
+    "StoredResult",
     "Table",
     "as_dict",
     "build_tables",
@@ -36,6 +38,7 @@ __all__ = [
     "print_report",
     "robust_accuracy",
     "run_attack",
+    "stored_attack",
     "summarise_kernels",
     "to_markdown",
     "write_results",

@@ -21,9 +21,12 @@ from skreg._checks import (
     check_range,
 )
 from skreg.attacks import attack_mode
+from skreg.attacks.deformation import Deformation
 from skreg.evaluation import foolbox3, search
+from skreg.evaluation.carlini_wagner import carlini_wagner
+from skreg.evaluation.salt_pepper import salt_pepper
 
-ATTACKS = ("fgsm", "pgd", "deepfool_l2", "deepfool_linf")
+ATTACKS = ("fgsm", "pgd", "deepfool_l2", "deepfool_linf", "cw", "adef", "salt_pepper")
 PRESETS = ("paper", "foolbox3")
 FIXED_IN_FOOLBOX3 = ("fgsm", "pgd")  # these search for the smallest eps in preset "paper" only
 
@@ -34,6 +37,10 @@ _PAPER: dict[str, Callable[[search.Forward, Tensor, Tensor], Tensor]] = {
     "pgd": search.pgd,
     "deepfool_l2": functools.partial(search.deepfool, norm=2),
     "deepfool_linf": functools.partial(search.deepfool, norm=torch.inf),
+    "cw": carlini_wagner,
+    # Without overshoot, as in Foolbox 2: an image that ends on the boundary itself counts as a failed search.
+    "adef": lambda forward, images, labels: Deformation(overshoot=1.0).run(forward, images, labels)[0],
+    "salt_pepper": salt_pepper,
 }
 
 
@@ -72,7 +79,7 @@ def run_attack(
 
     Preset "paper" searches for the smallest perturbation as Foolbox did when the paper was written (defaults
     of Foolbox 1.8 and 2.x, see `skreg.evaluation.search`). Preset "foolbox3" is Foolbox 3.3 at its defaults,
-    where fgsm and pgd have a fixed eps.
+    where fgsm and pgd have a fixed eps; it has no adef, so that one is `skreg.attacks.ADef` at its defaults.
 
     The model is attacked in eval mode with its parameters frozen, and left as it was found. Images that it
     misclassifies anyway are not attacked. A search that ends without an adversarial is a failure, whatever it
@@ -87,7 +94,7 @@ def run_attack(
         eps: largest linf norm that counts as a success; None for no bound. The searches are the same with and
             without. For fgsm and pgd of "foolbox3" it is the radius of the attack, and required.
         batch_size: images attacked at once.
-        seed: of the random start of pgd in "foolbox3"; nothing else is random.
+        seed: of salt_pepper and of the random start of pgd in "foolbox3"; nothing else is random.
 
     Raises:
         TypeError, ValueError: for an unknown attack or preset, a bad eps or batch size, and images, labels or

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from skreg.evaluation.attacks import (
 from skreg.evaluation.proportion import Proportion
 from skreg.evaluation.robust import fixed_radius_pgd, robust_accuracy
 from skreg.evaluation.search import loss_gradient
+from skreg.evaluation.store import StoredResult, stored_attack
 from skreg.regularizer import SmoothKernelRegularizer
 
 
@@ -118,6 +120,7 @@ def evaluate_model(
     preset: str = "paper",
     batch_size: int = 128,
     seed: int = 0,
+    folder: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Measure accuracy, robustness and kernels of one model, which is left as it was found.
@@ -131,10 +134,13 @@ def evaluate_model(
         attacks: names among `ATTACKS`.
         bound: largest linf norm of an adversarial that counts, None for any.
         preset, batch_size, seed: as in `run_attack`.
+        folder: where the results of `attacks` are kept image by image, so that an interrupted evaluation goes on
+            behind the last finished batch (see `stored_attack`); it is made. None to keep nothing.
         progress: is called with the name of each step before it begins.
 
     Raises:
         TypeError, ValueError, FloatingPointError: as `run_attack` does.
+        RunError: as `stored_attack` does, where there is a folder.
     """
     for attack in attacks:
         check_attack(attack)
@@ -149,7 +155,16 @@ def evaluate_model(
     for attack in attacks:
         told(attack)
         radius = eps if preset == "foolbox3" and attack in FIXED_IN_FOOLBOX3 else None
-        result = run_attack(model, images, labels, attack, preset=preset, eps=radius, batch_size=batch_size, seed=seed)
+        if folder is None:
+            result: AttackResult | StoredResult = run_attack(
+                model, images, labels, attack, preset=preset, eps=radius, batch_size=batch_size, seed=seed
+            )
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"{preset}-{attack}.safetensors"
+            result = stored_attack(
+                file, model, images, labels, attack, preset=preset, eps=radius, batch_size=batch_size, seed=seed
+            )
         summaries.append(_summarise(attack, result, bound))
 
     def accuracy_at(radius: float) -> Proportion:
@@ -183,7 +198,7 @@ def summarise_kernels(model: nn.Module) -> tuple[LayerSummary, ...]:
     )
 
 
-def _summarise(attack: str, result: AttackResult, bound: float | None) -> AttackSummary:
+def _summarise(attack: str, result: AttackResult | StoredResult, bound: float | None) -> AttackSummary:
     attacked = ~(result.success & (result.linf == 0))  # distance 0 means misclassified from the start
     within = result.success if bound is None else result.success & (result.linf <= bound + EPS_SLACK)
     return AttackSummary(

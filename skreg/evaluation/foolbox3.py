@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+import skreg.attacks
 from skreg._extras import require
 
 
@@ -18,7 +19,7 @@ def candidates(model: nn.Module, images: Tensor, labels: Tensor, attack: str, *,
         model: maps images to logits; in the mode wanted, its parameters frozen.
         images: N C H W in [0, 1].
         labels: classes, N.
-        attack: "fgsm", "pgd", "deepfool_l2" or "deepfool_linf".
+        attack: one of `skreg.evaluation.ATTACKS`.
         eps: linf radius of fgsm and pgd; None for the others, which search without.
 
     Returns:
@@ -30,6 +31,9 @@ def candidates(model: nn.Module, images: Tensor, labels: Tensor, attack: str, *,
         "pgd": foolbox.attacks.LinfProjectedGradientDescentAttack,
         "deepfool_l2": foolbox.attacks.L2DeepFoolAttack,
         "deepfool_linf": foolbox.attacks.LinfDeepFoolAttack,
+        "cw": foolbox.attacks.L2CarliniWagnerAttack,
+        "adef": skreg.attacks.ADef,
+        "salt_pepper": foolbox.attacks.SaltAndPepperNoiseAttack,
     }
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
     points: Tensor

@@ -15,7 +15,7 @@ from skreg.evaluation.checks import find_warnings
 from skreg.evaluation.evaluate import Evaluation
 from skreg.evaluation.proportion import Proportion
 from skreg.evaluation.table import to_markdown
-from skreg.training.run import write_file
+from skreg.training.checkpoint import write_file
 
 
 def write_results(path: str | os.PathLike[str], evaluations: Sequence[Evaluation]) -> None:

@@ -16,6 +16,7 @@ from skreg.evaluation.results import as_dict, write_json
 from skreg.training import load_run
 
 EVALUATION_FILE = "evaluation.json"
+RESULTS_FOLDER = "evaluation"  # results of the attacks, image by image
 
 # The paper's Table 1 counts an adversarial only within these linf distances; elsewhere any counts.
 PAPER_BOUNDS = {"cifar10": 0.1, "restricted-imagenet": 0.05}
@@ -34,6 +35,9 @@ def evaluate_runs(
     progress: Callable[[str], None] | None = None,
 ) -> list[Evaluation]:
     """Evaluate the best weights of each run on its test set, and write RUN/evaluation.json.
+
+    RUN/evaluation/ keeps the results of `attacks` image by image: an interrupted evaluation goes on from there, and a
+    larger `limit` attacks the new images only. Results of other weights, seed or version are an error.
 
     Args:
         paths: run folders, as `skreg.training.train` writes them.
@@ -83,6 +87,7 @@ def evaluate_runs(
             preset=preset,
             batch_size=batch_size,
             seed=seed,
+            folder=Path(path) / RESULTS_FOLDER,
             progress=told,
         )
         write_json(Path(path) / EVALUATION_FILE, as_dict(evaluation))

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skreg.training.run import write_file
+from skreg.training.checkpoint import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

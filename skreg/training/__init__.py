@@ -1,9 +1,12 @@
 """Training of the paper's variants: a configuration, a plain PyTorch loop, run folders to resume."""
 
+from skreg.training.checkpoint import RunError
 from skreg.training.config import VARIANTS, TrainConfig
+from skreg.training.interrupt import Terminated
+from skreg.training.listing import RunSummary, list_runs
 from skreg.training.optimization import SCHEDULES
 from skreg.training.progress import ConsoleProgress, Progress
-from skreg.training.run import Run, RunError, load_run
+from skreg.training.run import Run, load_run
 from skreg.training.trainer import train
 
 __all__ = [
@@ -13,7 +16,10 @@ __all__ = [
     "Progress",
     "Run",
     "RunError",
+    "RunSummary",
+    "Terminated",
     "TrainConfig",
+    "list_runs",
     "load_run",
     "train",
 ]

@@ -1,4 +1,4 @@
-"""Ctrl-C between steps."""
+"""Ctrl-C and SIGTERM between steps."""
 
 from __future__ import annotations
 
@@ -7,35 +7,40 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, with which a scheduler or a shutdown ends a program that may still put things in order."""
 
 
 @contextmanager
 def interrupt_between_steps() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back until the function that this yields is called, which then raises `KeyboardInterrupt`.
+    """Hold Ctrl-C and SIGTERM back until the function that this yields is called, which then raises.
 
-    Python raises it wherever the signal arrives, and inside a library's callback or a destructor it is printed and
-    dropped: the training would go on. A second Ctrl-C is raised at once. Handlers that a program has set itself, and
-    threads other than the main one, are left alone.
+    Python raises `KeyboardInterrupt` wherever the signal arrives, and inside a library's callback or a destructor it
+    is printed and dropped: the training would go on. A second signal is raised at once. Handlers that a program has
+    set itself, and threads other than the main one, are left alone.
     """
-    if threading.current_thread() is not threading.main_thread() or (
-        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
-        yield lambda: None
-        return
-    pressed = False
+    defaults: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    held = [number for number, default in defaults.items() if signal.getsignal(number) is default]
+    if threading.current_thread() is not threading.main_thread():
+        held = []
+    arrived: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
-            signal.default_int_handler(number, frame)
-        pressed = True
+        arrived.append(number)
+        if len(arrived) > 1:
+            check()
 
     def check() -> None:
-        if pressed:
-            raise KeyboardInterrupt
+        if arrived:
+            raise Terminated if arrived[-1] == signal.SIGTERM else KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, handler)
+    for number in held:
+        signal.signal(number, handler)
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in held:
+            signal.signal(number, defaults[number])

@@ -1,10 +1,9 @@
-"""A run folder: config.json, log.jsonl, best.safetensors and last.pt, each written whole or not at all."""
+"""A run folder: config.json and log.jsonl, and what can be done with it (`checkpoint.py` has its weights)."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import io
 import json
 import os
 import shlex
@@ -18,27 +17,26 @@ import torch
 from torch import Tensor, nn
 
 import skreg.models
-from skreg._extras import require
 from skreg._installation import device_facts, git_commit, versions
 from skreg.data import DATASETS
+from skreg.training.checkpoint import (
+    BEST_FILE,
+    LAST_FILE,
+    PREVIOUS_FILE,
+    RunError,
+    read_best,
+    read_last_good,
+    remove_temporary_files,
+    write_file,
+)
 from skreg.training.config import TrainConfig
 from skreg.training.optimization import SCHEDULES_OF_FIXED_LENGTH
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
-BEST_FILE = "best.safetensors"
-LAST_FILE = "last.pt"
 
 # A run may be made longer, and its data may have moved; anything else would be another run.
 _MAY_CHANGE = ("epochs", "data_root")
-
-_CHECKPOINT_KEYS = {
-    "epoch", "best_epoch", "best_score", "model", "optimizer", "schedule", "order", "noise", "cpu_rng", "cuda_rng",
-}  # fmt: skip
-
-
-class RunError(RuntimeError):
-    """A run folder, or a file in it, is not what it must be; the message names it and says what to do."""
 
 
 @dataclass
@@ -74,7 +72,7 @@ class Run:
         if which not in ("best", "last"):
             raise ValueError(f'which: expected "best" or "last", found {which!r}')
         file = self.path / (BEST_FILE if which == "best" else LAST_FILE)
-        weights = _read_best(file) if which == "best" else read_checkpoint(file)["model"]
+        weights = read_best(file) if which == "best" else read_last_good(self.path)["model"]
         with torch.random.fork_rng([]):  # its fresh weights are of no use, so they cost the caller no numbers
             model = build_model(self.config)
         load_weights(model, weights, file)
@@ -102,6 +100,20 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     return Run(folder, config, record, log)
 
 
+def is_unused(folder: Path) -> bool:
+    """Whether `folder` exists and holds nothing but what a process left that was killed as it began."""
+    return folder.is_dir() and all(_is_left_over(file) for file in folder.iterdir())
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a checkpoint, good or not, is there."""
+    return any((folder / name).exists() for name in (LAST_FILE, PREVIOUS_FILE))
+
+
+def _is_left_over(file: Path) -> bool:
+    return file.name.startswith(f".{CONFIG_FILE}.") and file.name.endswith(".tmp")
+
+
 def check_free(folder: Path) -> None:
     """Raise RunError when `folder` cannot become a new run folder: it exists and is not an empty folder."""
     if (folder / CONFIG_FILE).exists():
@@ -110,7 +122,7 @@ def check_free(folder: Path) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; choose another name for the run folder")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and not is_unused(folder):
         raise RunError(f"{folder} is not empty and holds no run; choose another folder")
 
 
@@ -122,6 +134,7 @@ def create_run(config: TrainConfig, folder: Path) -> Run:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_temporary_files(folder)
     except OSError as error:
         raise RunError(f"cannot make the run folder {folder}: {error.strerror or error}") from error
     run = Run(folder, config, describe_session(config))
@@ -176,74 +189,6 @@ def write_log(run: Run) -> None:
     write_file(run.path / LOG_FILE, text.encode())
 
 
-def write_best(run: Run, model: nn.Module, epoch: int, score: float) -> None:
-    """Write best.safetensors: the weights of `model`, with the epoch and its score as metadata."""
-    save = require("safetensors.torch", "lab").save
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    # One key, because safetensors writes several in an order that changes from call to call.
-    metadata = {"skreg": json.dumps({"epoch": epoch, "score": score})}
-    write_file(run.path / BEST_FILE, save(weights, metadata=metadata))
-
-
-def write_checkpoint(run: Run, state: Mapping[str, Any]) -> None:
-    """Write last.pt: everything that is needed to go on as if training had never stopped."""
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    write_file(run.path / LAST_FILE, buffer.getvalue())
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write `content` to a temporary file beside `path`, then move it there: a reader never sees half a file.
-
-    Raises:
-        RunError: the file cannot be written; says which and why.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
-
-
-def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Read last.pt, with its tensors on the CPU.
-
-    Raises:
-        RunError: the file is missing or damaged.
-    """
-    if not file.is_file():
-        raise RunError(f"{file} is missing, so there is nothing to go on from; delete the folder and begin again")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load documents no list of what a damaged file raises
-        raise RunError(
-            f"{file} is damaged ({_first_line(error)}); {BEST_FILE} beside it may still be good. To train "
-            "on, put back a copy of it, or delete the folder and begin again"
-        ) from error
-    if not isinstance(state, dict) or not state.keys() >= _CHECKPOINT_KEYS:
-        raise RunError(f"{file} is not a checkpoint of skreg; put back the right file, or begin in a new folder")
-    return state
-
-
-def _read_best(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise RunError(f"{file} is missing: no epoch is finished yet; train on with --resume")
-    safetensors = require("safetensors", "lab")
-    load = require("safetensors.torch", "lab").load_file
-    try:
-        weights: dict[str, Tensor] = load(file)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise RunError(
-            f"{file} is damaged ({_first_line(error)}); {LAST_FILE} beside it may still be good "
-            '(load_model(which="last")). Else put back a copy, or delete the folder and train again'
-        ) from error
-    return weights
-
-
 def build_model(config: TrainConfig) -> nn.Module:
     """Build the net of a resolved configuration, with fresh weights from torch's global generator."""
     if config.net is None:
@@ -293,7 +238,3 @@ def _read_json(where: object, text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RunError(f"{where}: damaged, expected a JSON object; put back a copy, or train again")
     return value
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -19,7 +19,7 @@ from skreg.benchmark import (
     write_csv,
 )
 from skreg.benchmark.results import split_small_call
-from skreg.training.run import RunError
+from skreg.training.checkpoint import RunError
 
 MACHINE = {"device": "cpu", "cpu": "A, B", "simd": "avx2"}
 ROW = Measurement(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from skreg.evaluation import carlini_wagner
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,6 +19,15 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def short_cw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer steps of the C&W attack of both presets, which takes thousands."""
+    foolbox = pytest.importorskip("foolbox")
+    monkeypatch.setattr(carlini_wagner, "ITERATIONS", 150)
+    short = functools.partial(foolbox.attacks.L2CarliniWagnerAttack, binary_search_steps=3, steps=80, initial_const=1.0)
+    monkeypatch.setattr(foolbox.attacks, "L2CarliniWagnerAttack", short)
 
 
 class Constant(nn.Module):

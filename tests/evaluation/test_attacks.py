@@ -179,6 +179,7 @@ def test_the_comparison_covers_successes_and_failures(make_net, noise_images):
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("preset", ["paper", "foolbox3"])
+@pytest.mark.usefixtures("short_cw")
 def test_result_is_what_the_model_and_the_images_say(make_net, grey_images, attack, preset):
     net, images = make_net().float(), grey_images[:6].float()
     labels = predictions(net, images)
@@ -203,6 +204,7 @@ def test_result_is_what_the_model_and_the_images_say(make_net, grey_images, atta
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("preset", ["paper", "foolbox3"])
+@pytest.mark.usefixtures("short_cw")
 def test_no_gradient_is_a_failed_search_and_no_success(constant_model, grey_images, attack, preset):
     labels = torch.zeros(12, dtype=torch.int64)
     images = grey_images.float()

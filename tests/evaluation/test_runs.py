@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from skreg import cli
 from skreg.data import load
-from skreg.evaluation import PAPER_BOUNDS, as_dict, evaluate_runs, robust_accuracy, write_results
+from skreg.evaluation import PAPER_BOUNDS, as_dict, evaluate_runs, robust_accuracy, store, write_results
 from skreg.training import RunError, TrainConfig, train
 
 
@@ -53,7 +53,7 @@ def test_errors_come_before_the_work(run, tmp_path):
     with pytest.raises(ValueError, match="at least one run"):
         evaluate_runs([])
     with pytest.raises(ValueError, match="attack must be one of"):
-        evaluate_runs([run.path], attacks=["cw"])
+        evaluate_runs([run.path], attacks=["c&w"])
     with pytest.raises(ValueError, match="preset must be one of"):
         evaluate_runs([run.path], preset="foolbox")
     with pytest.raises(RunError, match=r"no run here"):
@@ -108,7 +108,7 @@ def test_command_reports_errors_on_one_line(run, tmp_path):
     assert "no run here" in result.stderr
     result = skreg("evaluate", run.path, "--attacks", "autoattack")
     assert result.exit_code == 1
-    assert "attack must be one of 'fgsm', 'pgd', 'deepfool_l2', 'deepfool_linf', found 'autoattack'" in result.stderr
+    assert "'deepfool_l2', 'deepfool_linf', 'cw', 'adef', 'salt_pepper', found 'autoattack'" in result.stderr
     result = skreg("evaluate", run.path, "--output", tmp_path / "r.csv")
     assert result.exit_code == 1
     assert "must end in .json or .md" in result.stderr
@@ -116,3 +116,13 @@ def test_command_reports_errors_on_one_line(run, tmp_path):
 
 def test_seed_is_recorded(run):
     assert evaluate_runs([run.path], attacks=[], limit=2, seed=5)[0].seed == 5
+
+
+def test_results_of_images_are_kept_and_used_again(run, monkeypatch):
+    first = evaluate_runs([run.path], attacks=["salt_pepper"], limit=6)
+    file = run.path / "evaluation" / "paper-salt_pepper.safetensors"
+    assert file.is_file()
+    monkeypatch.setattr(store, "run_attack", None)  # nothing may be attacked again
+    assert evaluate_runs([run.path], attacks=["salt_pepper"], limit=6) == first
+    with pytest.raises(RunError, match=r"paper-salt_pepper\.safetensors holds results of another seed"):
+        evaluate_runs([run.path], attacks=["salt_pepper"], limit=6, seed=1)

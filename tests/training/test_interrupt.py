@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from skreg.training.interrupt import interrupt_between_steps
+from skreg.training.interrupt import Terminated, interrupt_between_steps
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +67,10 @@ def test_a_program_s_own_handler_and_other_threads_are_left_alone():
     thread.start()
     thread.join()
     assert inside == [signal.default_int_handler]
+
+
+def test_sigterm_waits_too_and_says_what_it_was():
+    with pytest.raises(Terminated), interrupt_between_steps() as check:
+        os.kill(os.getpid(), signal.SIGTERM)
+        check()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

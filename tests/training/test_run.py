@@ -8,9 +8,10 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from skreg.training import RunError, TrainConfig, load_run, train
-from skreg.training import run as run_module
+from skreg.training.checkpoint import write_checkpoint, write_file
 
 CONFIG = TrainConfig(
     data="four-shapes",
@@ -39,6 +40,7 @@ def test_the_folder_says_everything_about_the_run(finished):
         "log.jsonl",
         "best.safetensors",
         "last.pt",
+        "previous.pt",
     }
     record = json.loads((finished.path / "config.json").read_text())
     assert record["config"]["net"] == "two_conv"
@@ -114,10 +116,10 @@ def test_a_full_disk_is_found_before_training(tmp_path, monkeypatch):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     file = tmp_path / "file"
-    run_module.write_file(file, b"old")
+    write_file(file, b"old")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "bad disk")))
     with pytest.raises(RunError, match=r"cannot write .*file: bad disk"):
-        run_module.write_file(file, b"new")
+        write_file(file, b"new")
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
 
@@ -146,7 +148,7 @@ def test_epochs_only_grow_and_not_where_the_schedule_depends_on_them(finished, t
 
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.3, 0.9, 0.9999])
 def test_truncated_weights_are_named(copy, kept):
-    for name in ("best.safetensors", "last.pt"):
+    for name in ("best.safetensors", "last.pt", "previous.pt"):
         file = copy / name
         content = file.read_bytes()
         file.write_bytes(content[: int(kept * len(content))])
@@ -162,10 +164,12 @@ def test_truncated_weights_are_named(copy, kept):
 def test_missing_and_foreign_files_are_named(copy):
     incomplete = torch.load(copy / "last.pt", weights_only=True)
     del incomplete["cpu_rng"]
-    torch.save(incomplete, copy / "last.pt")
+    write_checkpoint(copy, incomplete)
+    (copy / "previous.pt").unlink()
     with pytest.raises(RunError, match=r"last.pt is not a checkpoint of skreg"):
         train(CONFIG, copy, resume=True)
-    torch.save({"epoch": 1}, copy / "last.pt")
+    write_checkpoint(copy, {"epoch": 1})
+    (copy / "previous.pt").unlink()
     with pytest.raises(RunError, match=r"last.pt is not a checkpoint of skreg"):
         load_run(copy).load_model("last")
     (copy / "last.pt").unlink()
@@ -181,7 +185,9 @@ def test_code_in_a_checkpoint_is_not_run(copy, tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
 
-    torch.save(Payload(), copy / "last.pt")
+    (copy / "previous.pt").unlink()
+    write_checkpoint(copy, {"payload": Payload()})  # with a checksum that is right
+    (copy / "previous.pt").unlink()
     with pytest.raises(RunError, match=r"last.pt is damaged"):
         load_run(copy).load_model("last")
     assert not (tmp_path / "ran").exists()
@@ -212,3 +218,38 @@ def test_weights_of_another_net_list_what_differs(copy):
     (copy / "config.json").write_text(config.replace('"four-shapes"', '"mnist"'))
     with pytest.raises(RunError, match=r"last.pt .*another shape: fc2.weight \(net \(10, 1024\), file \(4, 1024\)"):
         load_run(copy).load_model("last")
+
+
+def flip(file, share):
+    """Change one bit of a file."""
+    content = bytearray(file.read_bytes())
+    content[int(share * (len(content) - 1))] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99, 1.0])
+def test_one_flipped_bit_is_found(copy, share):
+    flip(copy / "last.pt", share)
+    (copy / "previous.pt").unlink()
+    flip(copy / "best.safetensors", share)
+    with pytest.raises(RunError, match=r"last.pt is damaged \(its \d+ bytes do not match the size and checksum"):
+        load_run(copy).load_model("last")
+    with pytest.raises(RunError, match=r"best.safetensors is damaged"):
+        load_run(copy).load_model("best")
+
+
+def test_weights_that_cannot_be_verified_are_refused(copy):
+    save_file(load_run(copy).load_model().state_dict(), copy / "best.safetensors")
+    with pytest.raises(RunError, match=r"best.safetensors has no checksum, so it cannot be verified"):
+        load_run(copy).load_model()
+
+
+def test_a_damaged_checkpoint_never_pushes_out_a_good_one(copy):
+    good = (copy / "previous.pt").read_bytes()
+    flip(copy / "last.pt", 0.5)
+    write_checkpoint(copy, {"epoch": 1})
+    assert (copy / "previous.pt").read_bytes() == good
+
+
+def test_torch_reads_a_checkpoint_without_skreg(copy):
+    assert torch.load(copy / "last.pt", weights_only=True)["epoch"] == 1

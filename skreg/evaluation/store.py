@@ -1,0 +1,141 @@
+"""Results of an attack image by image, in a file that an interrupted evaluation goes on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skreg._checks import check_count
+from skreg._extras import require
+from skreg._version import __version__
+from skreg.evaluation.attacks import check_inputs, run_attack
+from skreg.training.checkpoint import RunError, write_file
+
+FORMAT = 1
+_COLUMNS = ("success", "l0", "l2", "linf", "image")
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """The distances of `skreg.evaluation.AttackResult`, without the images themselves."""
+
+    success: Tensor
+    l0: Tensor
+    l2: Tensor
+    linf: Tensor
+
+
+def stored_attack(
+    file: str | os.PathLike[str],
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: str,
+    *,
+    preset: str = "paper",
+    eps: float | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> StoredResult:
+    """Attack the images that `file` has no result of yet, and return those of all `images`.
+
+    The file is written after every batch, whole or not at all: whenever the work is stopped, the next call goes on
+    behind the last batch that was finished. More images than before are added to it; fewer are looked up. What an
+    image's row depends on is recorded and compared: the weights, the image and its label, the attack with its
+    preset, eps and seed, and the version of skreg. Each batch draws its own random numbers, from `seed` and the
+    number of its first image.
+
+    Args:
+        file: made by this function, or not there yet; its folder is.
+        model, images, labels, attack, preset, eps, batch_size, seed: as in `skreg.evaluation.run_attack`.
+
+    Raises:
+        RunError: the file is damaged or cannot be written, or holds results of something else; says of what.
+        TypeError, ValueError, FloatingPointError: as `run_attack` does. What was finished before is kept.
+    """
+    file = Path(file)
+    check_inputs(model, images, labels)
+    check_count("batch_size", batch_size)
+    facts = {
+        "format": str(FORMAT),
+        "skreg": __version__,
+        "weights": _hash_weights(model),
+        "attack": attack,
+        "preset": preset,
+        "eps": repr(eps),
+        "seed": str(seed),
+    }
+    keys = _hash_images(images, labels)
+    columns = _read(file, facts, keys)
+    while (done := len(columns["success"])) < len(images):
+        rows = slice(done, done + batch_size)
+        result = run_attack(
+            model,
+            images[rows],
+            labels[rows],
+            attack,
+            preset=preset,
+            eps=eps,
+            batch_size=batch_size,
+            seed=seed + done,
+        )
+        new = {name: getattr(result, name).cpu() for name in _COLUMNS[:-1]} | {"image": keys[rows]}
+        columns = {name: torch.cat([columns[name], new[name]]) for name in _COLUMNS}
+        save = require("safetensors.torch", "lab").save
+        write_file(file, save(columns, metadata={"skreg.evaluation": json.dumps(facts)}))
+    return StoredResult(**{name: columns[name][: len(images)] for name in _COLUMNS[:-1]})
+
+
+def _read(file: Path, facts: dict[str, str], keys: Tensor) -> dict[str, Tensor]:
+    """The columns in the file, none of them with a row where there is no file."""
+    if not file.exists():
+        empty = torch.zeros(0, dtype=torch.float64)
+        return {"success": empty.bool(), "l0": empty, "l2": empty, "linf": empty, "image": empty.long()}
+    safetensors = require("safetensors", "lab")
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            found: dict[str, Any] = json.loads((opened.metadata() or {})["skreg.evaluation"])
+            columns = {name: opened.get_tensor(name) for name in _COLUMNS}
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise RunError(
+            f"{file}: damaged or no result of skreg ({error}); move it away, and it is made again"
+        ) from error
+    for name, expected in facts.items():
+        if found.get(name) != expected:
+            raise RunError(
+                f"{file} holds results of another {name}: expected {expected}, found {found.get(name)}; nothing "
+                "was changed. Move the file away to make new results, or go on with what it was made with"
+            )
+    known = min(len(keys), len(columns["image"]))
+    other = (columns["image"][:known] != keys[:known]).nonzero()
+    if len(other):
+        raise RunError(
+            f"{file} holds results of other data: image {int(other[0])} or its label is not the one that was "
+            "attacked; nothing was changed. Move the file away to make new results"
+        )
+    return columns
+
+
+def _hash_weights(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _hash_images(images: Tensor, labels: Tensor) -> Tensor:
+    """A number for each image with its label (N, int64)."""
+    pixels = images.detach().cpu().contiguous().numpy()
+    keys = [
+        int.from_bytes(hashlib.sha256(image.tobytes() + bytes(str(label), "ascii")).digest()[:8], "big", signed=True)
+        for image, label in zip(pixels, labels.tolist(), strict=True)
+    ]
+    return torch.tensor(keys, dtype=torch.int64)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from skreg.evaluation import run_attack, store, stored_attack
+from skreg.training import RunError
+
+
+@pytest.fixture
+def toys(make_linear, grey_images):
+    model = make_linear(2)
+    return model, grey_images, model(grey_images).detach().argmax(dim=1)
+
+
+def test_equals_the_attack_itself(toys, tmp_path):
+    found = stored_attack(tmp_path / "a.safetensors", *toys, "deepfool_l2", batch_size=5)
+    expected = run_attack(*toys, "deepfool_l2")
+    for name in ("success", "l0", "l2", "linf"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+
+
+def count_attacked(monkeypatch, stop_at=None):
+    rows = []
+    attack = store.run_attack
+
+    def counting(model, images, *arguments, **options):
+        if stop_at == len(rows):
+            raise KeyboardInterrupt
+        rows.append(len(images))
+        return attack(model, images, *arguments, **options)
+
+    monkeypatch.setattr(store, "run_attack", counting)
+    return rows
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "salt_pepper"])
+def test_killed_after_any_batch_it_goes_on_to_the_same_bits(toys, tmp_path, monkeypatch, attack):
+    whole = stored_attack(tmp_path / "whole.safetensors", *toys, attack, batch_size=5)
+    for stop in (0, 1, 2):
+        file = tmp_path / f"{stop}.safetensors"
+        with monkeypatch.context() as patch:
+            first = count_attacked(patch, stop_at=stop)
+            with pytest.raises(KeyboardInterrupt):
+                stored_attack(file, *toys, attack, batch_size=5)
+        with monkeypatch.context() as patch:
+            second = count_attacked(patch)
+            again = stored_attack(file, *toys, attack, batch_size=5)
+        assert first + second == [5, 5, 2]
+        assert torch.equal(again.l2, whole.l2)
+        assert torch.equal(again.success, whole.success)
+    assert not [each for each in tmp_path.iterdir() if each.name.endswith(".tmp")]
+
+
+def test_nothing_is_done_twice_and_more_images_are_added(toys, tmp_path, monkeypatch):
+    model, images, labels = toys
+    file = tmp_path / "a.safetensors"
+    few = stored_attack(file, model, images[:5], labels[:5], "fgsm")
+    rows = count_attacked(monkeypatch)
+    assert torch.equal(stored_attack(file, model, images[:3], labels[:3], "fgsm").l2, few.l2[:3])
+    assert rows == []
+    assert torch.equal(stored_attack(file, model, images, labels, "fgsm").l2[:5], few.l2)
+    assert rows == [7]
+    assert len(load_file(file)["l2"]) == 12
+
+
+def test_results_of_something_else_are_refused_and_kept(toys, make_linear, tmp_path, monkeypatch):
+    model, images, labels = toys
+    file = tmp_path / "a.safetensors"
+    stored_attack(file, *toys, "fgsm")
+    before = file.read_bytes()
+    with pytest.raises(RunError, match="another weights"):
+        stored_attack(file, make_linear(3), images, labels, "fgsm")
+    with pytest.raises(RunError, match="another attack: expected pgd, found fgsm"):
+        stored_attack(file, *toys, "pgd")
+    with pytest.raises(RunError, match="another seed: expected 1, found 0"):
+        stored_attack(file, *toys, "fgsm", seed=1)
+    with pytest.raises(RunError, match="other data: image 0"):
+        stored_attack(file, model, images.flip(0), labels.flip(0), "fgsm")
+    with pytest.raises(RunError, match="other data: image 4"):
+        stored_attack(file, model, images, torch.where(torch.arange(12) == 4, 1 - labels, labels), "fgsm")
+    monkeypatch.setattr(store, "__version__", "99")
+    with pytest.raises(RunError, match="another skreg: expected 99"):
+        stored_attack(file, *toys, "fgsm")
+    assert file.read_bytes() == before
+
+
+def test_a_damaged_file_is_named(toys, tmp_path):
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(b"something else")
+    with pytest.raises(RunError, match=r"a\.safetensors: damaged or no result of skreg"):
+        stored_attack(file, *toys, "fgsm")
+
+
+def test_an_error_in_the_work_keeps_what_was_finished(toys, nan_model, tmp_path):
+    file = tmp_path / "a.safetensors"
+    with pytest.raises(FloatingPointError):
+        stored_attack(file, nan_model, toys[1].float(), toys[2], "fgsm")
+    assert not file.exists()
