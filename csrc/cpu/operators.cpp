@@ -48,7 +48,7 @@ std::vector<Sums> run_pass(const Layer *layers, size_t count, const Pass &pass) 
     first[i + 1] = first[i] + (empty ? 0 : (layers[i].kernels() + step - 1) / step);
     largest = std::max(largest, layers[i].shape.size);
   }
-  std::vector<Sums> chunks(size_t(first[count]));
+  std::vector<Sums> chunks(static_cast<size_t>(first[count]));
   const ChunkFunction run = chunk_function();
   torch::stable::parallel_for(0, first[count], 2, [&](int64_t begin, int64_t end) {
     const Scratch scratch(scratch_bytes(largest));
