@@ -13,7 +13,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from skreg import _console, cli
+from skreg import _console, cli, training
+from skreg.cli.application import parse_assignments
 from skreg.training import load_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,7 +117,7 @@ def test_an_error_is_one_line_and_debug_shows_the_rest(tmp_path):
 
 
 def test_an_unexpected_error_names_its_type(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli.training, "train", lambda *_, **__: {}["key"])
+    monkeypatch.setattr(training, "train", lambda *_, **__: {}["key"])
     result = skreg("train", *TINY, "--output", tmp_path / "run")
     assert result.exit_code == 1
     assert result.stderr == "error: KeyError: 'key' (run `skreg --debug ...` to see where)\n"
@@ -125,8 +126,8 @@ def test_an_unexpected_error_names_its_type(tmp_path, monkeypatch):
 def test_values_are_json_where_they_can_be():
     pairs = ["a=1", "b=[0.9, 0.99]", "c=true", "d=text", "e=x=y", "f=null"]
     expected = {"a": 1, "b": [0.9, 0.99], "c": True, "d": "text", "e": "x=y", "f": None}
-    assert cli.parse_assignments("--option", pairs) == expected
-    assert cli.parse_assignments("--option", None) == {}
+    assert parse_assignments("--option", pairs) == expected
+    assert parse_assignments("--option", None) == {}
 
 
 def test_info_says_what_is_installed():
