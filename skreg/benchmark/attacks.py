@@ -33,17 +33,18 @@ from skreg.training import TrainConfig, train
 FOOLBOX = "Foolbox 3"
 # Attack: how many images, so that a round of all contenders takes seconds (Foolbox's PGD: seconds an image).
 IMAGES = {"deepfool_l2": 64, "deepfool_linf": 64, "fgsm": 16, "pgd": 4}
-# Contender: preset of skreg, and how far a distance may be from Foolbox's: absolute, and as a share of it.
-CONTENDERS: dict[str, dict[str, tuple[str, float, float]]] = {
-    # The constants of "paper" are others than Foolbox 3's: 5% overshoot of a step, not 2% of the sum.
-    "deepfool_l2": {"ours, foolbox3": ("foolbox3", 1e-4, 0), "ours, paper": ("paper", 2e-4, 0.1)},
-    "deepfool_linf": {"ours, foolbox3": ("foolbox3", 1e-4, 0), "ours, paper": ("paper", 2e-4, 0.1)},
+# Contender: preset of skreg; how far a distance may be from Foolbox's, absolute and as a share of it; for how many of
+# the images at least.
+CONTENDERS: dict[str, dict[str, tuple[str, float, float, float]]] = {
+    # The constants of "paper" are others than Foolbox 3's (5% overshoot of a step, not 2% of the sum; 100 steps, not
+    # 50), so that some images end behind another boundary.
+    "deepfool_l2": {"ours, foolbox3": ("foolbox3", 1e-4, 0, 1.0), "ours, paper": ("paper", 2e-4, 0.1, 0.5)},
+    "deepfool_linf": {"ours, foolbox3": ("foolbox3", 1e-4, 0, 1.0), "ours, paper": ("paper", 2e-4, 0.1, 0.5)},
     # Both search the same grid of 1000 values; ours then refines the hits among the first 20.
-    "fgsm": {"ours, paper": ("paper", 1e-3, 0)},
+    "fgsm": {"ours, paper": ("paper", 1e-3, 0, 0.9)},
     # Both bisect alike, but Foolbox looks at the last of 40 iterates alone, ours at each.
-    "pgd": {"ours, paper": ("paper", 2e-3, 0)},
+    "pgd": {"ours, paper": ("paper", 2e-3, 0, 0.9)},
 }
-LEAST_AGREEMENT = 0.9
 
 _Distances = Callable[[], Tensor]  # (N,), inf where the search failed
 
@@ -162,17 +163,16 @@ def _measure(
     seed: int,
 ) -> list[AttackMeasurement]:
     calls: dict[str, _Distances] = {FOOLBOX: foolbox_search(model, images, labels, attack)}
-    for name, (preset, _, _) in CONTENDERS[attack].items():
+    for name, (preset, *_) in CONTENDERS[attack].items():
         calls[name] = _our_search(model, images, labels, attack, preset)
     distances = {name: call() for name, call in calls.items()}
     agreement = {FOOLBOX: 1.0}
-    for name, (_, absolute, relative) in CONTENDERS[attack].items():
+    for name, (_, absolute, relative, least) in CONTENDERS[attack].items():
         agreement[name] = _agreement(distances[FOOLBOX], distances[name], absolute, relative)
-        if agreement[name] < LEAST_AGREEMENT:
+        if agreement[name] < least:
             raise AssertionError(
-                f"{attack}, {name}: expected Foolbox's success and distance for {LEAST_AGREEMENT:.0%} of the images, "
-                f"found {agreement[name]:.0%}; distances {distances[name].tolist()}, "
-                f"Foolbox's {distances[FOOLBOX].tolist()}"
+                f"{attack}, {name}: expected Foolbox's success and distance for {least:.0%} of the images, "
+                f"found {agreement[name]:.0%}"
             )
     times = time_interleaved(calls, rounds=rounds, seconds=seconds, seed=seed)
     rows = []
