@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import torch
 
+from skreg.figures.activation import draw_activation
+from skreg.figures.deceptive import draw_deceptive
 from skreg.figures.drawing import Drawing
 from skreg.figures.kernels import draw_kernels
 from skreg.figures.lineup import Lineup, line_up
+from skreg.figures.radial import draw_radial
+from skreg.figures.targeted import draw_targeted
 from skreg.training import Run
 
-__all__ = ["FIGURES", "Drawing", "draw"]
+__all__ = ["FIGURES", "ON_REQUEST", "Drawing", "draw"]
 
-# In the order of the paper. A function yields one drawing or, as "targeted", one a model.
+# A function yields one drawing or, as the targeted ones, one a model.
 FIGURES: dict[str, Callable[[Lineup], Iterable[Drawing]]] = {
     "kernels": draw_kernels,
+    "radial": draw_radial,
+    "deceptive-fgsm": functools.partial(draw_deceptive, attack="fgsm"),
+    "deceptive-adef": functools.partial(draw_deceptive, attack="adef"),
+    "activation-fast": functools.partial(draw_activation, setting="fast"),
+    "activation-paper": functools.partial(draw_activation, setting="paper"),
+    "targeted-pgd": functools.partial(draw_targeted, attack="pgd"),
+    "targeted-adef": functools.partial(draw_targeted, attack="adef"),
+    "targeted-fgsm": functools.partial(draw_targeted, attack="fgsm"),
+    "targeted-cw": functools.partial(draw_targeted, attack="cw"),
 }
+
+# Drawn only when they are named: a page a model each, after minutes (C&W) or of little worth (FGSM, one step).
+ON_REQUEST = ("targeted-fgsm", "targeted-cw")
+SLOW = ("activation-paper",)  # left out of what is quick, unless it is named
 
 
 def draw(
@@ -38,7 +56,7 @@ def draw(
     Args:
         runs: of one data set, in any order; they are drawn in the order V VR VH T TR TH A AR AH L LR LH, with the
             weights of their best epochs.
-        only: names in `FIGURES`; None for all.
+        only: names in `FIGURES`; None for all but those `ON_REQUEST` and, if `quick`, the `SLOW` ones.
         seed: of everything random: the noise that activation maximisation starts from, and the attacks.
         quick: fewer images and steps; the captions say how many.
         device: where to compute; None for a GPU where there is one.
@@ -60,7 +78,8 @@ def draw(
     lineup = line_up(
         runs, seed=seed, quick=quick, device=device, data_root=data_root, numbers=numbers, progress=progress
     )
-    names = [name for name in FIGURES if only is None or name in only]
+    left_out = ON_REQUEST + SLOW * quick
+    names = [name for name in FIGURES if (name not in left_out if only is None else name in only)]
     return _draw(lineup, names)
 
 
