@@ -24,7 +24,7 @@ REPORT_EVERY = 500
 
 
 @dataclass(frozen=True)
-class Ascent:
+class Setting:
     """How the logit is climbed, projected to [0, 1] after every step.
 
     Attributes:
@@ -46,7 +46,7 @@ class Ascent:
 # Section 4.3: "projected gradient descent 10000 iterations with learning rate 0.001". The fast setting takes
 # normalized steps, as is usual since Engstrom et al. (arXiv 1906.00945). Neither has a prior of smoothness or jitter:
 # what is smooth in these images is the net's own doing.
-SETTINGS = {"paper": Ascent(10_000, 0.001), "fast": Ascent(200, 0.5, normalized=True)}
+SETTINGS = {"paper": Setting(10_000, 0.001), "fast": Setting(200, 0.5, normalized=True)}
 
 
 def gaussian_noise(count: int, shape: Sequence[int], seed: int) -> Tensor:
@@ -59,7 +59,7 @@ def maximize_activation(
     model: nn.Module,
     start: Tensor,
     classes: Tensor,
-    setting: Ascent = SETTINGS["fast"],
+    setting: Setting = SETTINGS["fast"],
     *,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
@@ -106,7 +106,7 @@ def maximize_activation(
     return images.detach()
 
 
-def activation(
+def activation_grid(
     start: Tensor, maximized: Mapping[str, Tensor], confidences: Mapping[str, Tensor], classes: Sequence[str]
 ) -> Figure:
     """Draw a row a class: the noise (I), then each model's image, with its confidence in the class below.
@@ -129,16 +129,16 @@ def activation(
 def draw_activation(lineup: Lineup, setting: str) -> Iterator[Drawing]:
     """Activation maximisation of all classes and models in one of `SETTINGS`."""
     check_choice("setting", setting, tuple(SETTINGS))
-    ascent, classes = SETTINGS[setting], lineup.info.classes
+    options, classes = SETTINGS[setting], lineup.info.classes
     start = gaussian_noise(len(classes), lineup.info.shape, lineup.seed)
     maximized, confidences = {}, {}
     for name, model in lineup.models.items():
         kept = _kept(lineup, name, model, start, setting)
         maximized[name], confidences[name] = kept["images"], kept["confidence"]
     how = (
-        f"{ascent.steps} steps along the normalized gradient, from length {ascent.step_size:g} to 0"
-        if ascent.normalized
-        else f"{ascent.steps:,} steps of {ascent.step_size:g} times the gradient"
+        f"{options.steps} steps along the normalized gradient, from length {options.step_size:g} to 0"
+        if options.normalized
+        else f"{options.steps:,} steps of {options.step_size:g} times the gradient"
     )
     yield Drawing(
         name=f"activation-{setting}",
@@ -149,27 +149,27 @@ def draw_activation(lineup: Lineup, setting: str) -> Iterator[Drawing]:
         "weights of each run.",
         alt=f"A row for each of the classes {', '.join(classes)}: noise, then the image that each of "
         f"{', '.join(maximized)} prefers for the class.",
-        figure=activation(start, maximized, confidences, classes),
+        figure=activation_grid(start, maximized, confidences, classes),
     )
 
 
 def _kept(lineup: Lineup, name: str, model: nn.Module, start: Tensor, setting: str) -> dict[str, Tensor]:
-    ascent, targets = SETTINGS[setting], torch.arange(len(start), device=lineup.device)
+    options, targets = SETTINGS[setting], torch.arange(len(start), device=lineup.device)
     label = f"activation-{setting}"
 
     def told(step: int) -> None:
-        lineup.told(f"{label}: {name}, step {step} of {ascent.steps}")
+        lineup.told(f"{label}: {name}, step {step} of {options.steps}")
 
     def compute() -> dict[str, Tensor]:
         told(0)
-        images = maximize_activation(model, start.to(lineup.device), targets, ascent, progress=told)
+        images = maximize_activation(model, start.to(lineup.device), targets, options, progress=told)
         with attack_mode(model, "eval"), torch.no_grad():
             confidence = model(images).softmax(dim=1).gather(1, targets[:, None])[:, 0]
         return {"images": images, "confidence": confidence}
 
     facts = {
         "figure": "activation",
-        "ascent": vars(ascent),
+        "options": vars(options),
         "weights": digest(model.state_dict()),
         "start": digest({"start": start}),
     }

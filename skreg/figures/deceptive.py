@@ -90,7 +90,9 @@ def most_deceptive(deceptions: Sequence[Deception], labels: Tensor, classes: int
     return chosen, mean[chosen]
 
 
-def deceptive(images: Tensor, chosen: Tensor, deceptions: Mapping[str, Deception], classes: Sequence[str]) -> Figure:
+def deceptive_grid(
+    images: Tensor, chosen: Tensor, deceptions: Mapping[str, Deception], classes: Sequence[str]
+) -> Figure:
     """Draw the chosen image of each class (rows): the original, then what deceives each model (columns).
 
     Below each image: what the model sees in it, and its confidence. Faded and crossed out: the model was not
@@ -126,7 +128,7 @@ def draw_deceptive(lineup: Lineup, attack: str) -> Iterator[Drawing]:
         deceptions[name] = _kept(lineup, name, model, images, labels, attack)
     labels = labels.cpu()
     chosen, confidence = most_deceptive(list(deceptions.values()), labels, len(classes))
-    figure = deceptive(images.cpu(), chosen, deceptions, classes)
+    figure = deceptive_grid(images.cpu(), chosen, deceptions, classes)
     missing = sum(int((~each.found[chosen]).sum()) for each in deceptions.values())
     yield Drawing(
         name=f"deceptive-{attack}",

@@ -74,7 +74,7 @@ def _radial(weight: Tensor) -> RadialSpectrum:
     )
 
 
-def radial(models: Mapping[str, nn.Module]) -> Figure:
+def radial_power(models: Mapping[str, nn.Module]) -> Figure:
     """Draw the radial power spectrum of every layer: a row a layer, a column a loss, a line a model.
 
     All panels share their axes. Models of the paper's names are dashed without penalty, solid with it (R) and dotted
@@ -138,5 +138,5 @@ def draw_radial(lineup: Lineup) -> Iterator[Drawing]:
         "dotted: against it (H). Kernels are padded with zeros to 64 x 64. Best weights of each run.",
         alt=f"Line charts of power against spatial frequency for the layers {layers}, a line for each of "
         f"{', '.join(lineup.models)}.",
-        figure=radial(lineup.models),
+        figure=radial_power(lineup.models),
     )

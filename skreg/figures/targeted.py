@@ -160,7 +160,7 @@ def _carlini_wagner(forward: nn.Module, images: Tensor, targets: Tensor, steps: 
     return points
 
 
-def targeted(images: Tensor, predictions: Tensor, result: TargetedResult, classes: Sequence[str]) -> Figure:
+def targeted_grid(images: Tensor, predictions: Tensor, result: TargetedResult, classes: Sequence[str]) -> Figure:
     """Draw a column for each original and a row for each target, the originals framed on the diagonal.
 
     Below each image: the l2 and linf norms of the perturbation. Failures are faded and crossed out.
@@ -226,7 +226,7 @@ def draw_targeted(lineup: Lineup, attack: str) -> Iterator[Drawing]:
             "attacks failed; these are faded and crossed out.",
             alt=f"A table of {count} by {count} images, a column for each original and a row for each target among "
             f"{', '.join(classes)}, with the size of the perturbation below each.",
-            figure=targeted(images.cpu(), predictions, result, classes),
+            figure=targeted_grid(images.cpu(), predictions, result, classes),
         )
 
 
