@@ -7,6 +7,7 @@ drawn afterwards.
 from skreg.figures.activation import activation_grid, maximize_activation
 from skreg.figures.deceptive import deceive, deceptive_grid, most_deceptive
 from skreg.figures.drawing import Drawing
+from skreg.figures.fourier import fourier_maps
 from skreg.figures.gallery import FIGURES, draw
 from skreg.figures.kernels import kernels
 from skreg.figures.radial import radial_power, radial_spectra
@@ -20,6 +21,7 @@ __all__ = [
     "deceive",
     "deceptive_grid",
     "draw",
+    "fourier_maps",
     "kernels",
     "maximize_activation",
     "most_deceptive",

@@ -80,13 +80,19 @@ def image_grid(
             _draw_cell(axes, cell)
     for column, title in enumerate(columns):
         centre = (x_of(column) + side / 2) / width
-        figure.text(centre, 1 - (top - 0.13) / height, title, ha="center", va="center", size=9, weight="bold")
+        size = fit(title, side, 9)
+        figure.text(centre, 1 - (top - 0.13) / height, title, ha="center", va="center", size=size, weight="bold")
     if column_title:
         centre = (left + len(columns) * (side + _SPACE) / 2) / width
         figure.text(centre, 1 - 0.14 / height, column_title, ha="center", va="center", size=9, color="0.35")
     if row_title:
         figure.text(0.14 / width, 0.5, row_title, rotation=90, ha="center", va="center", size=9, color="0.35")
     return figure
+
+
+def fit(title: str, width: float, size: float) -> float:
+    """The size, in points and at most `size`, at which a bold `title` is no wider than `width` inches."""
+    return min(size, 72 * width / (0.72 * max(1, len(title))))
 
 
 def _draw_cell(axes: Axes, cell: Cell) -> None:
