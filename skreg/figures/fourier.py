@@ -1,27 +1,36 @@
-"""Error rates under each Fourier basis vector, side by side."""
+"""Error rates under each Fourier basis vector, side by side: what the paper's section 3 claims of smooth nets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skreg._extras import require
+from skreg.evaluation import fourier_errors
+from skreg.figures.drawing import Drawing
+from skreg.figures.lineup import Lineup
+from skreg.figures.numbers import digest, keep
 from skreg.figures.styles import group_by_loss
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NORM = 4.0  # l2, as Yin et al. have it for CIFAR-10
+IMAGES, QUICK_IMAGES = 300, 50
+LARGEST, LOWEST = 64, 31  # images with longer sides are perturbed at the LOWEST x LOWEST lowest frequencies only
+
 _PANEL = 1.75  # inches
 
 
-def fourier_maps(errors: Mapping[str, Tensor]) -> Figure:
+def fourier_maps(errors: Mapping[str, Tensor], sides: tuple[int, int] | None = None) -> Figure:
     """Draw the map of each model, a column a loss, all in the same colours: black 0, brightest the largest error rate.
 
     Args:
-        errors: H W by model, error rates in [0, 1], zero frequency in the middle (at H // 2, W // 2).
+        errors: H W by model, error rates in [0, 1], zero frequency in the middle (at H // 2, W // 2), as
+            `skreg.evaluation.fourier_errors` returns them.
+        sides: height and width of the images; None for H and W, where all frequencies are there.
 
     Raises:
         ValueError: no models, or maps of different or other shapes.
@@ -38,7 +47,9 @@ def fourier_maps(errors: Mapping[str, Tensor]) -> Figure:
     figure: Figure = require("matplotlib.figure", "lab").Figure(figsize=size, layout="constrained")
     grid = figure.add_gridspec(rows, len(groups))
     height, width = next(iter(shapes.values()))
-    (left, right), (top, bottom) = _edges(width), _edges(height)
+    (top, bottom), (left, right) = (
+        _edges(n, side) for n, side in zip((height, width), sides or (height, width), strict=True)
+    )
     for column, names in enumerate(groups.values()):
         for row, name in enumerate(names):
             axes = figure.add_subplot(grid[row, column])
@@ -51,7 +62,7 @@ def fourier_maps(errors: Mapping[str, Tensor]) -> Figure:
                 interpolation="nearest",
             )
             axes.set_title(f"{name}: mean {float(errors[name].mean()):.0%}", size=10)
-            ticks = (-0.4, 0, 0.4)
+            ticks = tuple(round(0.8 * edge, 2) for edge in (left, 0, -left))
             axes.set(xticks=ticks if row == len(names) - 1 else (), yticks=ticks if column == 0 else ())
             axes.tick_params(labelsize=8)
     figure.colorbar(shown, ax=figure.axes, label="error rate", fraction=0.05, pad=0.02)
@@ -60,7 +71,49 @@ def fourier_maps(errors: Mapping[str, Tensor]) -> Figure:
     return figure
 
 
-def _edges(side: int) -> tuple[float, float]:
-    """The outer edges of the first and the last frequency, in cycles a pixel."""
-    frequencies = torch.fft.fftshift(torch.fft.fftfreq(side, dtype=torch.float64))
-    return float(frequencies[0]) - 0.5 / side, float(frequencies[-1]) + 0.5 / side
+def _edges(count: int, side: int) -> tuple[float, float]:
+    """The outer edges of the first and the last of `count` frequencies around 0, in cycles a pixel."""
+    first = -(count // 2)
+    return (first - 0.5) / side, (first + count - 0.5) / side
+
+
+def draw_fourier(lineup: Lineup) -> Iterator[Drawing]:
+    """The error rate of each model under each Fourier basis vector."""
+    images, labels = lineup.test_images(QUICK_IMAGES if lineup.quick else IMAGES)
+    height, width = images.shape[2:]
+    size = LOWEST if max(height, width) > LARGEST else None
+    errors = {name: _kept(lineup, name, model, images, labels, size) for name, model in lineup.models.items()}
+    which = "all frequencies" if size is None else f"the {size} x {size} lowest frequencies"
+    yield Drawing(
+        name="fourier",
+        title="Errors by the frequency of a perturbation",
+        caption=f"Share of {len(images)} test images of {lineup.info.name} that each model misclassifies when one "
+        f"Fourier basis vector of l2 norm {NORM:g} is added to every channel, with random signs (seed {lineup.seed}), "
+        f"and the sum is clipped to [0, 1]: {which}, 0 in the middle. All maps have the same colours; the mean over "
+        "all frequencies is written above each. In the columns, the model without penalty, then with it (R), then "
+        "against it (H), where there are such. Best weights of each run.",
+        alt="Square heat maps of error rates over horizontal and vertical frequency, one for each of "
+        + ", ".join(f"{name} (mean {float(each.mean()):.0%})" for name, each in errors.items())
+        + ".",
+        figure=fourier_maps(errors, (height, width)),
+    )
+
+
+def _kept(lineup: Lineup, name: str, model: nn.Module, images: Tensor, labels: Tensor, size: int | None) -> Tensor:
+    facts = {
+        "figure": "fourier",
+        "norm": NORM,
+        "size": size,
+        "seed": lineup.seed,
+        "weights": digest(model.state_dict()),
+        "images": digest({"images": images, "labels": labels}),
+    }
+
+    def compute() -> dict[str, Tensor]:
+        def told(step: str) -> None:
+            lineup.told(f"fourier: {name}, {step}")
+
+        errors = fourier_errors(model, images, labels, norm=NORM, size=size, seed=lineup.seed, progress=told)
+        return {"errors": errors}
+
+    return keep(lineup.numbers, f"fourier-{name}", facts, compute)["errors"]

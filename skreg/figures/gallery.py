@@ -11,6 +11,7 @@ import torch
 from skreg.figures.activation import draw_activation
 from skreg.figures.deceptive import draw_deceptive
 from skreg.figures.drawing import Drawing
+from skreg.figures.fourier import draw_fourier
 from skreg.figures.kernels import draw_kernels
 from skreg.figures.lineup import Lineup, line_up
 from skreg.figures.radial import draw_radial
@@ -23,6 +24,7 @@ __all__ = ["FIGURES", "ON_REQUEST", "Drawing", "draw"]
 FIGURES: dict[str, Callable[[Lineup], Iterable[Drawing]]] = {
     "kernels": draw_kernels,
     "radial": draw_radial,
+    "fourier": draw_fourier,
     "deceptive-fgsm": functools.partial(draw_deceptive, attack="fgsm"),
     "deceptive-adef": functools.partial(draw_deceptive, attack="adef"),
     "activation-fast": functools.partial(draw_activation, setting="fast"),
