@@ -24,7 +24,7 @@ def fourier_vector(row: int, column: int, height: int, width: int) -> Tensor:
     y = torch.arange(height, dtype=torch.float64)[:, None] * (row / height)
     x = torch.arange(width, dtype=torch.float64)[None, :] * (column / width)
     wave = torch.cos(2 * math.pi * (y + x))
-    return wave / torch.linalg.vector_norm(wave)
+    return wave / wave.square().sum().sqrt()
 
 
 def fourier_errors(

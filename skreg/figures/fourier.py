@@ -38,7 +38,8 @@ def fourier_maps(errors: Mapping[str, Tensor], sides: tuple[int, int] | None = N
     if not errors:
         raise ValueError("errors: expected at least one model's map, found none")
     shapes = {name: tuple(each.shape) for name, each in errors.items()}
-    if len(set(shapes.values())) > 1 or len(next(iter(shapes.values()))) != 2:
+    shape = next(iter(shapes.values()))
+    if len(set(shapes.values())) > 1 or len(shape) != 2:
         raise ValueError(f"errors: expected maps H W of one shape, found {shapes}")
     groups = group_by_loss(errors)
     rows = max(map(len, groups.values()))
@@ -46,10 +47,9 @@ def fourier_maps(errors: Mapping[str, Tensor], sides: tuple[int, int] | None = N
     size = (1.5 + _PANEL * len(groups), 0.8 + (_PANEL + 0.2) * rows)
     figure: Figure = require("matplotlib.figure", "lab").Figure(figsize=size, layout="constrained")
     grid = figure.add_gridspec(rows, len(groups))
-    height, width = next(iter(shapes.values()))
-    (top, bottom), (left, right) = (
-        _edges(n, side) for n, side in zip((height, width), sides or (height, width), strict=True)
-    )
+    height, width = shape
+    full_height, full_width = sides or (height, width)
+    (top, bottom), (left, right) = _edges(height, full_height), _edges(width, full_width)
     for column, names in enumerate(groups.values()):
         for row, name in enumerate(names):
             axes = figure.add_subplot(grid[row, column])
@@ -62,8 +62,8 @@ def fourier_maps(errors: Mapping[str, Tensor], sides: tuple[int, int] | None = N
                 interpolation="nearest",
             )
             axes.set_title(f"{name}: mean {float(errors[name].mean()):.0%}", size=10)
-            ticks = tuple(round(0.8 * edge, 2) for edge in (left, 0, -left))
-            axes.set(xticks=ticks if row == len(names) - 1 else (), yticks=ticks if column == 0 else ())
+            axes.set_xticks(_ticks(left) if row == len(names) - 1 else [])
+            axes.set_yticks(_ticks(top) if column == 0 else [])
             axes.tick_params(labelsize=8)
     figure.colorbar(shown, ax=figure.axes, label="error rate", fraction=0.05, pad=0.02)
     figure.supxlabel("horizontal frequency, cycles a pixel", size=10)
@@ -75,6 +75,10 @@ def _edges(count: int, side: int) -> tuple[float, float]:
     """The outer edges of the first and the last of `count` frequencies around 0, in cycles a pixel."""
     first = -(count // 2)
     return (first - 0.5) / side, (first + count - 0.5) / side
+
+
+def _ticks(edge: float) -> list[float]:
+    return [round(0.8 * tick, 2) for tick in (edge, 0, -edge)]
 
 
 def draw_fourier(lineup: Lineup) -> Iterator[Drawing]:
