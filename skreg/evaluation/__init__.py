@@ -9,7 +9,6 @@ from skreg.evaluation.evaluate import (
     evaluate_model,
     summarise_kernels,
 )
-from skreg.evaluation.frequency import fourier_errors
 from skreg.evaluation.proportion import Proportion
 from skreg.evaluation.results import as_dict, check_results_path, write_results
 from skreg.evaluation.robust import fixed_radius_pgd, robust_accuracy
@@ -35,7 +34,6 @@ __all__ = [
     "evaluate_runs",
     "find_warnings",
     "fixed_radius_pgd",
-    "fourier_errors",
     "list_warnings",
     "print_report",
     "robust_accuracy",

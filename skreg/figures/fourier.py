@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from skreg._extras import require
-from skreg.evaluation import fourier_errors
+from skreg.evaluation.frequency import fourier_error
 from skreg.figures.drawing import Drawing
 from skreg.figures.lineup import Lineup
 from skreg.figures.numbers import digest, keep
@@ -19,18 +19,17 @@ if TYPE_CHECKING:
 
 NORM = 4.0  # l2, as Yin et al. have it for CIFAR-10
 IMAGES, QUICK_IMAGES = 300, 50
-LARGEST, LOWEST = 64, 31  # images with longer sides are perturbed at the LOWEST x LOWEST lowest frequencies only
+REPORT_EVERY = 50
 
 _PANEL = 1.75  # inches
 
 
-def fourier_maps(errors: Mapping[str, Tensor], sides: tuple[int, int] | None = None) -> Figure:
+def fourier_maps(errors: Mapping[str, Tensor]) -> Figure:
     """Draw the map of each model, a column a loss, all in the same colours: black 0, brightest the largest error rate.
 
     Args:
         errors: H W by model, error rates in [0, 1], zero frequency in the middle (at H // 2, W // 2), as
-            `skreg.evaluation.fourier_errors` returns them.
-        sides: height and width of the images; None for H and W, where all frequencies are there.
+            `skreg.evaluation.frequency.fourier_error` returns them.
 
     Raises:
         ValueError: no models, or maps of different or other shapes.
@@ -47,9 +46,7 @@ def fourier_maps(errors: Mapping[str, Tensor], sides: tuple[int, int] | None = N
     size = (1.5 + _PANEL * len(groups), 0.8 + (_PANEL + 0.2) * rows)
     figure: Figure = require("matplotlib.figure", "lab").Figure(figsize=size, layout="constrained")
     grid = figure.add_gridspec(rows, len(groups))
-    height, width = shape
-    full_height, full_width = sides or (height, width)
-    (top, bottom), (left, right) = _edges(height, full_height), _edges(width, full_width)
+    (top, bottom), (left, right) = _edges(shape[0]), _edges(shape[1])
     for column, names in enumerate(groups.values()):
         for row, name in enumerate(names):
             axes = figure.add_subplot(grid[row, column])
@@ -71,10 +68,10 @@ def fourier_maps(errors: Mapping[str, Tensor], sides: tuple[int, int] | None = N
     return figure
 
 
-def _edges(count: int, side: int) -> tuple[float, float]:
-    """The outer edges of the first and the last of `count` frequencies around 0, in cycles a pixel."""
-    first = -(count // 2)
-    return (first - 0.5) / side, (first + count - 0.5) / side
+def _edges(side: int) -> tuple[float, float]:
+    """The outer edges of the first and the last frequency, in cycles a pixel."""
+    first = -(side // 2) - 0.5
+    return first / side, first / side + 1
 
 
 def _ticks(edge: float) -> list[float]:
@@ -84,40 +81,36 @@ def _ticks(edge: float) -> list[float]:
 def draw_fourier(lineup: Lineup) -> Iterator[Drawing]:
     """The error rate of each model under each Fourier basis vector."""
     images, labels = lineup.test_images(QUICK_IMAGES if lineup.quick else IMAGES)
-    height, width = images.shape[2:]
-    size = LOWEST if max(height, width) > LARGEST else None
-    errors = {name: _kept(lineup, name, model, images, labels, size) for name, model in lineup.models.items()}
-    which = "all frequencies" if size is None else f"the {size} x {size} lowest frequencies"
+    errors = {name: _kept(lineup, name, model, images, labels) for name, model in lineup.models.items()}
     yield Drawing(
         name="fourier",
         title="Errors by the frequency of a perturbation",
         caption=f"Share of {len(images)} test images of {lineup.info.name} that each model misclassifies when one "
         f"Fourier basis vector of l2 norm {NORM:g} is added to every channel, with random signs (seed {lineup.seed}), "
-        f"and the sum is clipped to [0, 1]: {which}, 0 in the middle. All maps have the same colours; the mean over "
+        f"and the sum is clipped to [0, 1]. Frequency 0 is in the middle. All maps have the same colours; the mean over "
         "all frequencies is written above each. In the columns, the model without penalty, then with it (R), then "
         "against it (H), where there are such. Best weights of each run.",
         alt="Square heat maps of error rates over horizontal and vertical frequency, one for each of "
         + ", ".join(f"{name} (mean {float(each.mean()):.0%})" for name, each in errors.items())
         + ".",
-        figure=fourier_maps(errors, (height, width)),
+        figure=fourier_maps(errors),
     )
 
 
-def _kept(lineup: Lineup, name: str, model: nn.Module, images: Tensor, labels: Tensor, size: int | None) -> Tensor:
+def _kept(lineup: Lineup, name: str, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     facts = {
         "figure": "fourier",
         "norm": NORM,
-        "size": size,
         "seed": lineup.seed,
         "weights": digest(model.state_dict()),
         "images": digest({"images": images, "labels": labels}),
     }
 
     def compute() -> dict[str, Tensor]:
-        def told(step: str) -> None:
-            lineup.told(f"fourier: {name}, {step}")
+        def told(done: int, vectors: int) -> None:
+            if done % REPORT_EVERY == 0:
+                lineup.told(f"fourier: {name}, vector {done} of {vectors}")
 
-        errors = fourier_errors(model, images, labels, norm=NORM, size=size, seed=lineup.seed, progress=told)
-        return {"errors": errors}
+        return {"errors": fourier_error(model, images, labels, norm=NORM, seed=lineup.seed, progress=told)}
 
     return keep(lineup.numbers, f"fourier-{name}", facts, compute)["errors"]

@@ -37,11 +37,6 @@ def test_frequency_0_is_where_the_axes_say():
     assert left + (right - left) * 0.5 / 6 == pytest.approx(-0.5)
 
 
-def test_the_lowest_frequencies_of_larger_images():
-    (axes,) = panels_of(fourier_maps({"V": torch.zeros(5, 5)}, sides=(100, 200)))
-    assert axes.images[0].get_extent() == pytest.approx([-2.5 / 200, 2.5 / 200, 2.5 / 100, -2.5 / 100])
-
-
 def test_a_column_a_loss():
     figure = fourier_maps(maps("V", "VR", "VH", "A", "AR"))
     figure.draw_without_rendering()
