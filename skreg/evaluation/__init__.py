@@ -9,6 +9,7 @@ from skreg.evaluation.evaluate import (
     evaluate_model,
     summarise_kernels,
 )
+from skreg.evaluation.fixed_eps import ATTACKS_AT_EPS
 from skreg.evaluation.proportion import Proportion
 from skreg.evaluation.results import as_dict, check_results_path, write_results
 from skreg.evaluation.robust import fixed_radius_pgd, robust_accuracy
@@ -18,6 +19,7 @@ from skreg.evaluation.table import Table, build_tables, list_warnings, print_rep
 
 __all__ = [
     "ATTACKS",
+    "ATTACKS_AT_EPS",
     "PAPER_BOUNDS",
     "PRESETS",
     "AttackResult",

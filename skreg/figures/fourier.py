@@ -87,8 +87,8 @@ def draw_fourier(lineup: Lineup) -> Iterator[Drawing]:
         title="Errors by the frequency of a perturbation",
         caption=f"Share of {len(images)} test images of {lineup.info.name} that each model misclassifies when one "
         f"Fourier basis vector of l2 norm {NORM:g} is added to every channel, with random signs (seed {lineup.seed}), "
-        f"and the sum is clipped to [0, 1]. Frequency 0 is in the middle. All maps have the same colours; the mean over "
-        "all frequencies is written above each. In the columns, the model without penalty, then with it (R), then "
+        f"and the sum is clipped to [0, 1]. Frequency 0 is in the middle. All maps have the same colours; the mean "
+        "over all frequencies is written above each. In the columns, the model without penalty, then with it (R), then "
         "against it (H), where there are such. Best weights of each run.",
         alt="Square heat maps of error rates over horizontal and vertical frequency, one for each of "
         + ", ".join(f"{name} (mean {float(each.mean()):.0%})" for name, each in errors.items())
