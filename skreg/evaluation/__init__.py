@@ -2,6 +2,7 @@
 
 from skreg.evaluation.attacks import ATTACKS, PRESETS, AttackResult, run_attack
 from skreg.evaluation.checks import find_warnings
+from skreg.evaluation.curves import NORMS, Curve, RunResults, has_results, read_results
 from skreg.evaluation.evaluate import (
     AttackSummary,
     Evaluation,
@@ -18,13 +19,16 @@ from skreg.evaluation.table import Table, build_tables, list_warnings, print_rep
 
 __all__ = [
     "ATTACKS",
+    "NORMS",
     "PAPER_BOUNDS",
     "PRESETS",
     "AttackResult",
     "AttackSummary",
+    "Curve",
     "Evaluation",
     "LayerSummary",
     "Proportion",
+    "RunResults",
     "StoredResult",
     "Table",
     "as_dict",
@@ -34,8 +38,10 @@ __all__ = [
     "evaluate_runs",
     "find_warnings",
     "fixed_radius_pgd",
+    "has_results",
     "list_warnings",
     "print_report",
+    "read_results",
     "robust_accuracy",
     "run_attack",
     "stored_attack",

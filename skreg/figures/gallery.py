@@ -7,9 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import torch
 
+from skreg.figures.curves import draw_curves
 from skreg.figures.drawing import Drawing
 from skreg.figures.kernels import draw_kernels
 from skreg.figures.lineup import Lineup, line_up
+from skreg.figures.training import draw_training
 from skreg.training import Run
 
 __all__ = ["FIGURES", "Drawing", "draw"]
@@ -17,6 +19,8 @@ __all__ = ["FIGURES", "Drawing", "draw"]
 # In the order of the paper. A function yields one drawing or, as "targeted", one a model.
 FIGURES: dict[str, Callable[[Lineup], Iterable[Drawing]]] = {
     "kernels": draw_kernels,
+    "curves": draw_curves,
+    "training": draw_training,
 }
 
 
