@@ -11,11 +11,12 @@ from skreg.evaluation.evaluate import (
     summarise_kernels,
 )
 from skreg.evaluation.proportion import Proportion
+from skreg.evaluation.reading import is_evaluated, read_evaluation
 from skreg.evaluation.results import as_dict, check_results_path, write_results
 from skreg.evaluation.robust import fixed_radius_pgd, robust_accuracy
 from skreg.evaluation.runs import PAPER_BOUNDS, evaluate_runs
 from skreg.evaluation.store import StoredResult, stored_attack
-from skreg.evaluation.table import Table, build_tables, list_warnings, print_report, to_markdown
+from skreg.evaluation.table import Table, build_tables, list_warnings, markdown_table, print_report, to_markdown
 
 __all__ = [
     "ATTACKS",
@@ -39,8 +40,11 @@ __all__ = [
     "find_warnings",
     "fixed_radius_pgd",
     "has_results",
+    "is_evaluated",
     "list_warnings",
+    "markdown_table",
     "print_report",
+    "read_evaluation",
     "read_results",
     "robust_accuracy",
     "run_attack",

@@ -56,7 +56,7 @@ class Curve:
     def steps(self) -> tuple[list[float], list[Proportion]]:
         """The whole function: the values of eps where it falls, 0 in front, and the accuracy from each on."""
         finite = self.distances[self.distances.isfinite()]
-        bounds = torch.cat([finite.new_zeros(1), finite]).unique()
+        bounds = torch.tensor(sorted({0.0, *finite.tolist()}), dtype=self.distances.dtype)
         farther = self.total - torch.searchsorted(self.distances, bounds, right=True)
         return bounds.tolist(), [Proportion(count, self.total) for count in farther.tolist()]
 

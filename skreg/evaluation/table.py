@@ -67,18 +67,19 @@ def print_report(evaluations: Sequence[Evaluation], console: Console) -> None:
 
 def to_markdown(evaluations: Sequence[Evaluation]) -> str:
     """The tables and the warnings in Markdown."""
-    parts = []
-    for table in build_tables(evaluations):
-        lines = [f"### {table.title}", "", _markdown_row(table.columns)]
-        lines.append("|:---" + "|---:" * (len(table.columns) - 1) + "|")
-        lines += [_markdown_row(row) for row in table.rows]
-        parts.append("\n".join(lines))
-        if table.note:
-            parts.append(table.note)
+    parts = [markdown_table(table) for table in build_tables(evaluations)]
     warnings = list_warnings(evaluations)
     parts.append("### Checks")
     parts.append("\n".join(f"- {w}" for w in warnings) if warnings else "All checks of the attacks passed.")
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """A heading, the table and its note in Markdown."""
+    lines = [f"### {table.title}", "", _markdown_row(table.columns)]
+    lines.append("|:---" + "|---:" * (len(table.columns) - 1) + "|")
+    lines += [_markdown_row(row) for row in table.rows]
+    return "\n".join(lines + (["", table.note] if table.note else []))
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

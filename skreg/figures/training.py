@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skreg._checks import check_choice
+from skreg._extras import require
 from skreg.figures.drawing import Drawing
 from skreg.figures.lines import panels, style
 from skreg.figures.lineup import Lineup
@@ -148,7 +149,7 @@ def _draw_line(panel: Axes, run: Run, values: Sequence[float]) -> None:
 def _label_epochs(axes: Sequence[Axes]) -> None:
     for panel in axes:
         panel.set_xlabel("epoch", size=9)
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.set_major_locator(require("matplotlib.ticker", "lab").MaxNLocator(integer=True))
 
 
 def _several(values: Iterator[int]) -> str:
