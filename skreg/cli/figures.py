@@ -10,7 +10,8 @@ from rich.console import Console
 
 from skreg import training
 from skreg.cli.application import command
-from skreg.figures import FIGURES, draw, save
+from skreg.figures import draw, save
+from skreg.figures.gallery import FIGURES, ON_REQUEST, SLOW
 from skreg.training.checkpoint import write_file
 
 FORMATS = ("png", "pdf", "svg")
@@ -21,7 +22,13 @@ NUMBERS_FOLDER = "numbers"
 def figures(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders made by `skreg train`.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures; it is made.")],
-    only: Annotated[str, typer.Option(help="Figures, separated by commas.", show_default=True)] = ",".join(FIGURES),
+    only: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Figures, separated by commas: {', '.join(FIGURES)}. By default all but {', '.join(ON_REQUEST)} "
+            f"and, with --quick, {', '.join(SLOW)}."
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer images and steps.")] = False,
     format: Annotated[str, typer.Option(help=f"{', '.join(FORMATS)}.")] = FORMATS[0],
     dpi: Annotated[int, typer.Option(help="Dots an inch.")] = 150,
@@ -44,7 +51,7 @@ def figures(
     with Console(stderr=True).status("") as status:
         drawings = draw(
             [training.load_run(path) for path in runs],
-            only=[name.strip() for name in only.split(",") if name.strip()],
+            only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
             seed=seed,
             quick=quick,
             device=None if device == "auto" else device,

@@ -24,7 +24,12 @@ def report(
         str | None, typer.Option(help=f"{', '.join(FORMATS)}; by default what the output's name says.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="The page's title; by default it names the data sets.")] = None,
-    only: Annotated[str, typer.Option(help="Figures, separated by commas.", show_default=True)] = ",".join(FIGURES),
+    only: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Figures, separated by commas: {', '.join(FIGURES)}. By default those that `skreg figures` draws."
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer images and steps in the figures.")] = False,
     numbers: Annotated[
         Path | None,
@@ -48,7 +53,7 @@ def report(
         made = build_report(
             [training.load_run(path) for path in runs],
             title=title,
-            only=[name.strip() for name in only.split(",") if name.strip()],
+            only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
             seed=seed,
             quick=quick,
             device=None if device == "auto" else device,

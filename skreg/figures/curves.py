@@ -50,26 +50,25 @@ def accuracy_curves(
         raise ValueError("runs: expected at least one, found none")
     attacks = _attacks(results)
     figure, axes = panels((attack.replace("_", " ") for attack in attacks), runs, across=_ACROSS)
+    remarks = []
     for index, (panel, attack) in enumerate(zip(axes, attacks, strict=True)):
         curves = panel_curves(runs, results, attack, norm)
         for name, curve in curves.items():
             _draw_curve(panel, curve, runs[name])
-        panel.set(ylim=(-0.02, 1.02), xlim=(0, _end(curves.values())))
+        panel.set_xlim(0, _end(curves.values()))
         panel.set_xlabel(f"{norm} bound", size=9)
         if index % _ACROSS == 0:
             panel.set_ylabel("accuracy", size=9)
         if mark is not None:
             panel.axvline(mark, color="0.35", linewidth=0.8)
+        remarks.append(_remarks(curves, runs))
+    # Above 1, where no line can be.
+    top = 1.05 + 0.09 * max(text.count("\n") + 1 for text in remarks)
+    for panel, text in zip(axes, remarks, strict=True):
+        panel.set_ylim(-0.02, top)
+        panel.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
         panel.text(
-            0.98,
-            0.97,
-            _remarks(curves, runs),
-            transform=panel.transAxes,
-            ha="right",
-            va="top",
-            size=6.5,
-            color="0.2",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5},
+            0.99, 0.99, text, transform=panel.transAxes, ha="right", va="top", size=6.5, color="0.2", parse_math=False
         )
     return figure
 

@@ -98,13 +98,15 @@ def draw_kernels(lineup: Lineup) -> Iterator[Drawing]:
     images, labels = lineup.test_images()
     classes = lineup.info.classes
     shown = classes.index("star") if "star" in classes else len(classes) - 1  # the paper shows a star
-    index = int((labels == shown).nonzero()[0])
+    members = (labels == shown).nonzero()[:, 0]
+    index = int(members[images[members].flatten(1).std(dim=1).argmax()])
     names = ", ".join(lineup.models)
     yield Drawing(
         name="kernels",
         title="First kernels, their spectra and their responses",
         caption=f"The first four kernels of the first convolution. {' '.join(_CAPTION.values())} The image is the "
-        f"first {classes[shown]} of {lineup.info.name}'s test images (number {index}). Best weights of each run.",
+        f"{classes[shown]} of most contrast among {lineup.info.name}'s test images (number {index}). Best weights of "
+        "each run.",
         alt=f"Small squares in a column for each of {names}: four kernels as red and blue pixels, their spectra, and "
         f"what they make of a picture of a {classes[shown]}.",
         figure=kernels(lineup.models, image=images[index], caption=False),

@@ -6,20 +6,20 @@ import datetime
 import os
 import shlex
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from skreg._installation import git_commit, versions
 from skreg.evaluation import Table, build_tables, has_results, is_evaluated, list_warnings, read_evaluation
-from skreg.figures import FIGURES, Drawing, draw
+from skreg.figures import Drawing, draw
+from skreg.figures.gallery import OF_EVALUATIONS, figure_names
 from skreg.figures.lineup import line_up
 from skreg.report.setup import describe_setup
 from skreg.training import Run, RunError
-
-_OF_EVALUATED_RUNS = ("curves",)  # figures that need what `skreg evaluate` keeps
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ def build_report(
     Args:
         runs: of one or several data sets, each with a finished epoch.
         title: None for one that names the data sets.
-        only: names in `skreg.figures.FIGURES`; None for all, an empty collection for none.
-        seed, quick, device, data_root, numbers, progress: as in `skreg.figures.draw`.
+        only, seed, quick, device, data_root, numbers, progress: as in `skreg.figures.draw`.
 
     Raises:
         ValueError: no runs, the same folder twice, an unknown figure, or runs of one data set evaluated with
@@ -83,40 +82,38 @@ def build_report(
     """
     if not runs:
         raise ValueError("runs: expected at least one, found none")
-    names = list(FIGURES) if only is None else list(only)
-    if unknown := [name for name in names if name not in FIGURES]:
-        raise ValueError(f"only: expected names among {', '.join(FIGURES)}, found {', '.join(map(repr, unknown))}")
+    names = figure_names(only, quick)
     for run in runs:
         if not run.log:
             raise RunError(f"{run.path} has no finished epoch: train on with --resume, or leave it out")
-    told = progress or (lambda step: None)
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.config.data, []).append(run)
     # All tables first, because drawing takes minutes and a wrong evaluation should be known before.
     sections = [_describe(data, group) for data, group in groups.items()]
-    for index, group in enumerate(groups.values()):
+    draw_some = partial(
+        draw, seed=seed, quick=quick, device=device, data_root=data_root, numbers=numbers, progress=progress
+    )
+    drawn = [
+        replace(section, drawings=_draw_group(group, names, draw_some))
+        for section, group in zip(sections, groups.values(), strict=True)
+    ]
+    return Report(title or f"Smooth kernels on {' and '.join(groups)}", tuple(drawn), _describe_report(seed, quick))
 
-        def draw_some(chosen: Sequence[Run], only: Collection[str]) -> list[Drawing]:
-            if not (chosen and only):
-                return []
-            drawings = draw(
-                chosen,
-                only=only,
-                seed=seed,
-                quick=quick,
-                device=device,
-                data_root=data_root,
-                numbers=numbers,
-                progress=told,
-            )
-            return list(drawings)
 
-        attacked = [run for run in group if has_results(run)]
-        drawings = draw_some(attacked, [name for name in names if name in _OF_EVALUATED_RUNS])
-        drawings += draw_some(group, [name for name in names if name not in _OF_EVALUATED_RUNS])
-        sections[index] = replace(sections[index], drawings=tuple(drawings))
-    return Report(title or f"Smooth kernels on {' and '.join(groups)}", tuple(sections), _describe_report(seed, quick))
+def _draw_group(
+    runs: Sequence[Run], names: Sequence[str], draw_some: Callable[..., Iterable[Drawing]]
+) -> tuple[Drawing, ...]:
+    """The figures of one data set, first those of the runs that were attacked."""
+    attacked = [run for run in runs if has_results(run)]
+    drawings: list[Drawing] = []
+    for chosen, only in (
+        (attacked, [name for name in names if name in OF_EVALUATIONS]),
+        (runs, [name for name in names if name not in OF_EVALUATIONS]),
+    ):
+        if chosen and only:
+            drawings += draw_some(chosen, only=only)
+    return tuple(drawings)
 
 
 def _describe(data: str, runs: Sequence[Run]) -> Section:
@@ -124,8 +121,8 @@ def _describe(data: str, runs: Sequence[Run]) -> Section:
     named = line_up(runs).runs
     evaluations = [replace(read_evaluation(run), name=name) for name, run in named.items() if is_evaluated(run)]
     missing = [
-        f"{name} is not evaluated, so it has no accuracy under attack and no accuracy curves here; "
-        f"run: {shlex.join(['skreg', 'evaluate', os.fspath(run.path)])}"
+        f"{name} has no finished evaluation; tables{'' if has_results(run) else ' and accuracy curves'} are without "
+        f"it. Run: {shlex.join(['skreg', 'evaluate', os.fspath(run.path)])}"
         for name, run in named.items()
         if not is_evaluated(run)
     ]

@@ -90,6 +90,7 @@ def _figure(drawing: Drawing, key: str) -> str:
         f'<figure aria-labelledby="{name}"><h4 id="{name}">{escape(drawing.title)}</h4>'
         f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{name}">'
         f'<img alt="{escape(drawing.alt)}" width="{width}" height="{round(height_dots * width / dots)}" '
+        f'style="--width: {width}px" '
         f'src="data:image/png;base64,{data}"></div>'
         f"<figcaption>{escape(drawing.caption)}</figcaption></figure>\n"
     )

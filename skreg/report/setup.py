@@ -57,6 +57,8 @@ def _overview(runs: Mapping[str, Run]) -> Table:
 def _facts(run: Run) -> dict[str, str]:
     """Options, versions, device and commit of a run by name, as text."""
     info = {key: value for key, value in run.info.items() if key not in _ASIDE}
+    commit, dash, dirty = str(info.get("commit")).partition("-")
+    info["commit"] = f"{commit[:12]}{dash}{dirty}"
     return {key: _text(value) for key, value in {**run.config.as_dict(), **_flatten(info)}.items()}
 
 
