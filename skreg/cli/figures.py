@@ -38,7 +38,7 @@ def figures(
         str | None, typer.Option(help="Folder of the data set; by default the one used in training.")
     ] = None,
 ) -> None:
-    """Draw the paper's figures of trained runs of one data set, and figures.md with their captions.
+    """Draw the paper's figures of trained runs of one data set, and figures.md with the captions of those drawn.
 
     FOLDER/numbers/ keeps what took long to compute, so that drawing again is quick and goes on where it was stopped.
 
@@ -65,5 +65,5 @@ def figures(
             file = output / f"{drawing.name}.{format}"
             save(drawing.figure, file, dpi=dpi)
             page.append(f"## {drawing.title}\n\n![{drawing.alt}]({file.name})\n\n{drawing.caption}\n")
+            write_file(output / "figures.md", "\n".join(page).encode())  # each time: the next may be interrupted
             status.console.print(str(file), highlight=False, markup=False, soft_wrap=True)
-    write_file(output / "figures.md", "\n".join(page).encode())

@@ -8,6 +8,7 @@ from skreg.figures.activation import activation_grid, maximize_activation
 from skreg.figures.curves import accuracy_curves
 from skreg.figures.deceptive import deceive, deceptive_grid, most_deceptive
 from skreg.figures.drawing import Drawing
+from skreg.figures.fourier import fourier_maps
 from skreg.figures.gallery import FIGURES, draw
 from skreg.figures.kernels import kernels
 from skreg.figures.radial import radial_power, radial_spectra
@@ -23,6 +24,7 @@ __all__ = [
     "deceive",
     "deceptive_grid",
     "draw",
+    "fourier_maps",
     "kernels",
     "layer_curves",
     "maximize_activation",

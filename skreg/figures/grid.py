@@ -19,7 +19,8 @@ _SMALLEST, _LARGEST, _PAGE = 0.68, 1.1, 7.0  # sides of a cell, which grows unti
 _SPACE, _LINE, _APART = 0.06, 0.125, 0.12
 _TOP, _RIGHT, _BOTTOM = 0.34, 0.1, 0.05
 
-FAILED = "#d55e00"
+# Of Okabe and Ito: seen on black and on white, and told apart by the colour-blind.
+FRAME, FAILED = "#0072b2", "#d55e00"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Cell:
         image: C H W in [0, 1], with one or three channels.
         text: lines to write below it.
         failed: whether what the cell should show does not exist: the image is faded and crossed out.
-        framed: whether it gets a dark frame, for what the others are compared with.
+        framed: whether it gets a blue frame, for what the others are compared with.
     """
 
     image: Tensor
@@ -80,13 +81,19 @@ def image_grid(
             _draw_cell(axes, cell)
     for column, title in enumerate(columns):
         centre = (x_of(column) + side / 2) / width
-        figure.text(centre, 1 - (top - 0.13) / height, title, ha="center", va="center", size=9, weight="bold")
+        size = fit(title, side, 9)
+        figure.text(centre, 1 - (top - 0.13) / height, title, ha="center", va="center", size=size, weight="bold")
     if column_title:
         centre = (left + len(columns) * (side + _SPACE) / 2) / width
         figure.text(centre, 1 - 0.14 / height, column_title, ha="center", va="center", size=9, color="0.35")
     if row_title:
         figure.text(0.14 / width, 0.5, row_title, rotation=90, ha="center", va="center", size=9, color="0.35")
     return figure
+
+
+def fit(title: str, width: float, size: float) -> float:
+    """The size, in points and at most `size`, at which a bold `title` is no wider than `width` inches."""
+    return min(size, 72 * width / (0.72 * max(1, len(title))))
 
 
 def _draw_cell(axes: Axes, cell: Cell) -> None:
@@ -101,4 +108,4 @@ def _draw_cell(axes: Axes, cell: Cell) -> None:
             axes.plot((0, 1), ends, transform=axes.transAxes, color=FAILED, linewidth=1.5)
     axes.set_xlabel(cell.text, size=7, labelpad=2, color=FAILED if cell.failed else "0.15")
     for spine in axes.spines.values():
-        spine.set(color="0.1" if cell.framed else "0.75", linewidth=1.5 if cell.framed else 0.5)
+        spine.set(color=FRAME if cell.framed else "0.75", linewidth=2 if cell.framed else 0.5)

@@ -16,6 +16,7 @@ from skreg._checks import check_count
 from skreg._extras import require
 from skreg.attacks import attack_mode
 from skreg.figures.drawing import Drawing
+from skreg.figures.grid import fit
 from skreg.figures.lineup import Lineup
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ def _layout(blocks: list[_Block], scales: dict[str, float], count: int, text: st
                     spine.set(color="0.75", linewidth=0.5)
     for left, (name, scale) in zip(lefts, scales.items(), strict=True):
         centre = (left + (across * pitch - _SPACE) / 2) / width
-        figure.text(centre, 1 - 0.24 / height, name, ha="center", va="center", size=11, weight="bold")
+        size = fit(name, across * pitch + _BETWEEN_MODELS, 11)
+        figure.text(centre, 1 - 0.24 / height, name, ha="center", va="center", size=size, weight="bold")
         figure.text(centre, 1 - 0.42 / height, f"±{scale:.2g}", ha="center", va="center", size=8, color="0.35")
     figure.text(_LEFT / width, (bottom - 0.1) / height, "\n".join(lines), va="top", size=7.5, color="0.25")
     return figure

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from skreg.data import DATASETS, DatasetInfo, load
-from skreg.training import VARIANTS, Run
+from skreg.training import VARIANTS, Run, RunError
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,17 @@ class Lineup:
         """The nets with their best weights, in eval mode.
 
         Raises:
-            RunError: a run has no weights, or damaged ones.
+            RunError: a run has no weights, damaged ones, or some that are not finite.
         """
-        return {name: run.load_model("best", self.device) for name, run in self.runs.items()}
+        models = {name: run.load_model("best", self.device) for name, run in self.runs.items()}
+        for name, model in models.items():
+            broken = [key for key, tensor in model.state_dict().items() if not bool(tensor.isfinite().all())]
+            if broken:
+                raise RunError(
+                    f"{self.runs[name].path}: the weights hold NaN or infinite values in {', '.join(broken)}, so there "
+                    "is nothing to draw; leave this run out"
+                )
+        return models
 
     def test_images(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
         """Float test images N C H W in [0, 1] and their labels N, the same for all runs; at most `limit` of them.
@@ -103,10 +111,12 @@ def line_up(
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """What tells the runs apart in the fewest letters: variants, folders' names, or whole paths."""
+    """What tells the runs apart in the fewest letters: variants, folders' names, or paths from where they part."""
+    folders = [Path(run.path).resolve() for run in runs]
+    common = os.path.commonpath([folder.parent for folder in folders])
     choices = (
         [run.config.variant for run in runs],
-        [Path(run.path).resolve().name for run in runs],
-        [str(Path(run.path).resolve()) for run in runs],
+        [folder.name for folder in folders],
+        [folder.relative_to(common).as_posix() for folder in folders],
     )
     return next(names for names in choices if len(set(names)) == len(names))

@@ -18,6 +18,7 @@ from skreg.training import VARIANTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 RINGS = 24  # of equal width, from frequency 0 to that of a checkerboard
 _HIGHEST = 0.5**0.5  # cycles a pixel: 1/2 along both axes
@@ -105,22 +106,21 @@ def _panels(lines: Mapping[str, Mapping[str, RadialSpectrum]], layers: list[str]
     width, height = 1.2 + 2.2 * max(2, len(groups)), 1.1 + 1.5 * len(layers)
     figure: Figure = require("matplotlib.figure", "lab").Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(len(layers), len(groups), sharex=True, sharey=True, squeeze=False)
+    handles: dict[str, Line2D] = {}
     for row, layer in zip(axes, layers, strict=True):
         for panel, (title, names) in zip(row, groups.items(), strict=True):
             panel.axhline(1, color="0.8", linewidth=1, zorder=0)
             for name in names:
                 spectrum = lines[name][layer]
-                panel.plot(spectrum.frequency, spectrum.power, label=labels[name], linewidth=1.6, **styles[name])
+                (line,) = panel.plot(spectrum.frequency, spectrum.power, linewidth=1.6, **styles[name])
+                handles[labels[name]] = line
             panel.set(yscale="log", xlim=(0, _HIGHEST), xticks=(0, 0.25, 0.5))
             panel.grid(color="0.92")
             panel.tick_params(labelsize=8)
             if panel in axes[0]:
                 panel.set_title(title, size=10)
         row[0].set_ylabel(layer.removesuffix(".weight"), size=9)
-    handles = {
-        line.get_label(): line for panel in axes[0] for line in panel.lines if line.get_label() in labels.values()
-    }
-    figure.legend(handles.values(), handles, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=3, fontsize=9, frameon=False)
     figure.supxlabel("spatial frequency, cycles a pixel", size=10)
     figure.supylabel("power (white noise: 1)", size=10)
     return figure

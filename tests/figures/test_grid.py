@@ -37,7 +37,13 @@ def test_colour_images():
 def test_nothing_is_cut_or_covered():
     names = ["T-shirt/top", "ankle boot"]
     grid = [[Cell(torch.rand(1, 8, 8), "T-shirt/top\n100%") for _ in range(13)] for _ in names]
-    figure = image_grid(grid, names, ["O", *[f"V{i}" for i in range(12)]], row_title="rows", apart=True)
+    figure = image_grid(
+        grid,
+        names,
+        ["O", *["T-shirt/top" if i % 2 else "kernel-1e-3" for i in range(12)]],
+        row_title="rows",
+        apart=True,
+    )
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     renderer = FigureCanvasAgg(figure).get_renderer()

@@ -6,6 +6,7 @@ import torch
 from skreg.data import load
 from skreg.figures.lineup import line_up
 from skreg.training import RunError
+from skreg.training.checkpoint import write_best
 
 
 def test_the_papers_order_whatever_the_runs_came_in(make_run):
@@ -15,14 +16,14 @@ def test_the_papers_order_whatever_the_runs_came_in(make_run):
     assert [run.config.variant for run in lineup.runs.values()] == order
 
 
-def test_runs_of_one_variant_are_named_by_folder_and_then_by_path(make_run, tmp_path):
+def test_runs_of_one_variant_are_named_by_folder_and_then_by_path(make_run):
     first, second = make_run("VR", "one/seed0"), make_run("VR", "one/seed1")
     assert list(line_up([first, second]).runs) == ["seed0", "seed1"]
     third = make_run("V", "two/seed0")
     assert list(line_up([first, third]).runs) == ["V", "VR"]
     fourth = make_run("VR", "two/seed1")
     names = list(line_up([second, fourth]).runs)
-    assert names == [str(tmp_path / "one" / "seed1"), str(tmp_path / "two" / "seed1")]
+    assert names == ["one/seed1", "two/seed1"]
 
 
 def test_best_weights_and_test_images(make_run):
@@ -52,4 +53,13 @@ def test_a_run_without_weights(make_run):
     run = make_run("V")
     (run.path / "best.safetensors").unlink()
     with pytest.raises(RunError, match=r"best.safetensors is missing"):
+        line_up([run]).models  # noqa: B018
+
+
+def test_weights_that_are_not_finite(make_run):
+    run = make_run("VH")
+    weights = run.load_model().state_dict()
+    weights["conv1.weight"][0, 0, 0, 0] = torch.inf
+    write_best(run.path, weights, epoch=1, score=0.5)
+    with pytest.raises(RunError, match=r"VH: the weights hold NaN or infinite values in conv1.weight"):
         line_up([run]).models  # noqa: B018
