@@ -10,6 +10,7 @@ from skreg.evaluation.evaluate import (
     evaluate_model,
     summarise_kernels,
 )
+from skreg.evaluation.fixed_eps import ATTACKS_AT_EPS
 from skreg.evaluation.proportion import Proportion
 from skreg.evaluation.reading import is_evaluated, read_evaluation
 from skreg.evaluation.results import as_dict, check_results_path, write_results
@@ -20,6 +21,7 @@ from skreg.evaluation.table import Table, build_tables, list_warnings, markdown_
 
 __all__ = [
     "ATTACKS",
+    "ATTACKS_AT_EPS",
     "NORMS",
     "PAPER_BOUNDS",
     "PRESETS",
