@@ -134,10 +134,11 @@ def draw_deceptive(lineup: Lineup, attack: str) -> Iterator[Drawing]:
         name=f"deceptive-{attack}",
         title=f"Most deceptive images by {_NAMES[attack]}",
         caption=f"For each class the image, among the first {count} of {lineup.info.name}'s test images of that "
-        "class, whose adversarial images are taken for another class with the highest confidence on average over "
-        f"the models ({min(confidence.tolist()):.0%} to {max(confidence.tolist()):.0%}). O is the original; below "
-        f"each image, the model's prediction and its confidence. {_NAMES[attack]} as in the paper's Table 1: the "
-        f"search for the smallest perturbation (preset paper), any eps, seed {lineup.seed}. {missing} of "
+        "class (in the fixed permutation of skreg.data.load), whose adversarial images are taken for another class "
+        "with the highest confidence on average over the models "
+        f"({min(confidence.tolist()):.0%} to {max(confidence.tolist()):.0%}). O is the original; below each image, "
+        f"the model's prediction and its confidence. {_NAMES[attack]} as in the paper's Table 1: the search for the "
+        f"smallest perturbation (preset paper), any eps, seed {lineup.seed}. {missing} of "
         f"{len(chosen) * len(deceptions)} are faded and crossed out: the search failed, or the model misclassifies "
         "the original anyway. These count with confidence 0.",
         alt=f"A row for each of the classes {', '.join(classes)}: the original, then its adversarial image for each "

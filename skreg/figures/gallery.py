@@ -13,6 +13,7 @@ from skreg.figures.activation import draw_activation
 from skreg.figures.curves import draw_curves
 from skreg.figures.deceptive import draw_deceptive
 from skreg.figures.drawing import Drawing
+from skreg.figures.fourier import draw_fourier
 from skreg.figures.kernels import draw_kernels
 from skreg.figures.lineup import Lineup, line_up
 from skreg.figures.radial import draw_radial
@@ -28,6 +29,7 @@ FIGURES: dict[str, Callable[[Lineup], Iterable[Drawing]]] = {
     "curves": draw_curves,
     "training": draw_training,
     "radial": draw_radial,
+    "fourier": draw_fourier,
     "deceptive-fgsm": functools.partial(draw_deceptive, attack="fgsm"),
     "deceptive-adef": functools.partial(draw_deceptive, attack="adef"),
     "activation-fast": functools.partial(draw_activation, setting="fast"),

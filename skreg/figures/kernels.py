@@ -106,7 +106,7 @@ def draw_kernels(lineup: Lineup) -> Iterator[Drawing]:
         name="kernels",
         title="First kernels, their spectra and their responses",
         caption=f"The first four kernels of the first convolution. {' '.join(_CAPTION.values())} The image is the "
-        f"{classes[shown]} of most contrast among {lineup.info.name}'s test images (number {index}). Best weights of "
+        f"{classes[shown]} of most contrast among {len(images)} test images of {lineup.info.name}. Best weights of "
         "each run.",
         alt=f"Small squares in a column for each of {names}: four kernels as red and blue pixels, their spectra, and "
         f"what they make of a picture of a {classes[shown]}.",

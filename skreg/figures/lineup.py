@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from skreg.data import DATASETS, DatasetInfo, load
 from skreg.training import VARIANTS, Run, RunError
 
+POOL = 1000  # test images that figures choose from: enough of every class, and few enough for ImageNet's size
+
 
 @dataclass(frozen=True)
 class Lineup:
@@ -56,8 +58,10 @@ class Lineup:
                 )
         return models
 
-    def test_images(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
-        """Float test images N C H W in [0, 1] and their labels N, the same for all runs; at most `limit` of them.
+    def test_images(self, limit: int = POOL) -> tuple[Tensor, Tensor]:
+        """Float test images N C H W in [0, 1] and their labels N, the same for all runs.
+
+        At most `limit` of them, the first ones of the fixed permutation of `skreg.data.load`.
 
         Raises:
             DatasetNotFoundError, DatasetFormatError: as `skreg.data.load` does.

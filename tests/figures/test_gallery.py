@@ -11,6 +11,7 @@ from skreg import cli
 from skreg.figures import FIGURES, Drawing, draw
 from skreg.figures import activation as activation_module
 from skreg.figures import deceptive as deceptive_module
+from skreg.figures import fourier as fourier_module
 from skreg.figures import targeted as targeted_module
 from skreg.figures.gallery import OF_EVALUATIONS
 from skreg.training import RunError
@@ -23,6 +24,7 @@ def short(monkeypatch):
         activation_module, "SETTINGS", dict.fromkeys(("paper", "fast"), activation_module.Setting(2, 0.1))
     )
     monkeypatch.setattr(deceptive_module, "QUICK_CANDIDATES", 1)
+    monkeypatch.setattr(fourier_module, "QUICK_IMAGES", 2)
     monkeypatch.setattr(targeted_module, "QUICK", targeted_module.Effort(steps=2, bisections=1, cw_steps=2))
 
 
