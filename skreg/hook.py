@@ -163,8 +163,8 @@ class _Hook:
         groups: Sequence[Group],
         factors: Sequence[float | None],
     ) -> None:
-        """Once, at the first step, warn of steps that are too long. Reading them waits for the device."""
-        if self.checked or torch.compiler.is_compiling():
+        """Once, at the first step with weights, warn of steps that are too long. Reading them waits for the device."""
+        if self.checked or not weights or torch.compiler.is_compiling():
             return
         self.checked = True
         if any(factor is not None for factor in factors) and not _is_capturing(weights):
@@ -201,8 +201,6 @@ class GradientAddition(_Hook):
         owned = _owned(optimizer)
         _check_step(self.regularizer, optimizer, owned)
         names, weights, coefficients = self.regularizer.trainable(owned)
-        if not weights:
-            return
         groups = [owned[id(weight)] for weight in weights]
         self._check_stability(names, weights, coefficients, groups, [step_factor(optimizer, g) for g in groups])
         gradients = []
@@ -237,8 +235,6 @@ class _DecoupledStep(_Hook):
             self._check_stability(names, weights, coefficients, groups, [1.0] * len(groups))
         for group in optimizer.param_groups:
             names, weights, coefficients = self.regularizer.trainable({id(parameter) for parameter in group["params"]})
-            if not weights:
-                continue
             lr, scale = group["lr"], taken
             if isinstance(lr, Tensor):
                 # It may live on another device: no reading of its value.
@@ -250,16 +246,13 @@ class _DecoupledStep(_Hook):
 def _descend(
     names: Sequence[str], weights: Sequence[Tensor], steps: Tensor, options: PenaltyOptions, scale: Tensor | None
 ) -> None:
-    """weights -= scale * step * grad R, nothing where one of them overflows on the CPU."""
-    computed = []
+    """weights -= scale * step * grad R, unless the penalty of one of them overflows (on the CPU)."""
     for part in _calls(names, weights, -steps, options):
         values, moves = penalties_and_gradients(part.weights, part.coefficients, part.options)
         _check_values(values, part, names)
         if scale is not None:
             torch._foreach_mul_(moves, scale.to(part.weights[0].device, non_blocking=True))
-        computed.append((part.weights, moves))
-    for shards, moves in computed:
-        torch._foreach_add_(shards, moves)
+        torch._foreach_add_(part.weights, moves)
 
 
 def _owned(optimizer: Optimizer) -> dict[int, Group]:
