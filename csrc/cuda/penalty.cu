@@ -27,8 +27,7 @@ __device__ __forceinline__ void compute_staged(const Call &call, const Task<kOpe
 }
 
 template <Work work>
-__global__ void __launch_bounds__(kThreads, 8)
-    penalty_kernel(const __grid_constant__ Arguments<kOperands<work>> a) {
+__global__ void __launch_bounds__(kThreads, 8) penalty_kernel(const __grid_constant__ Arguments<kOperands<work>> a) {
   constexpr int Operands = kOperands<work>;
   extern __shared__ float4 shared[];
   __shared__ Task<Operands> task;

@@ -13,7 +13,8 @@ namespace skreg {
 constexpr int kThreads = 128;         // a block
 constexpr int kStagedElements = 3200; // of an operand in shared memory, at most
 
-// What a thread that works on a `generic` kernel keeps in shared memory, because in double it would not fit the registers.
+// What a thread that works on a `generic` kernel keeps in shared memory, because in double it would not fit the
+// registers.
 struct ThreadState {
   Sums sums;
   HessianFactors<double> factors;

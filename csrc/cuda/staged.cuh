@@ -6,7 +6,8 @@
 
 namespace skreg {
 
-constexpr int kRegisterElements = 9; // of a thread's kernel; of a larger one a window is in registers, the rest in shared memory
+constexpr int kRegisterElements =
+    9; // of a thread's kernel; of a larger one a window is in registers, the rest in shared memory
 
 // Calls f(q) for the neighbours q of position p; half: for those after p. All of it is known to the compiler once the
 // caller's loop over p is unrolled.
