@@ -107,7 +107,7 @@ def _table(title: str, rows: Sequence[Measurement]) -> RichTable:
     table.add_column("")
     for column in ("median", "spread", "x first", "GB/s", "of fresh\ncopy", "of ready\ncopy"):
         table.add_column(column, justify="right", no_wrap=True)
-    labels = {"exponentiate": "exponentiate {}", "dtype": "{}", "layout": "{}", "threads": "{} threads"}
+    labels = {"exponentiate": "exponentiate {}", "threads": "{} threads"}
     varying = [column for column in labels if len({getattr(row, column) for row in rows}) > 1]
     for case, contenders in groupby(rows, key=lambda row: [row.weights, *(getattr(row, c) for c in varying)]):
         told = [labels[column].format(value) for column, value in zip(varying, case[1:], strict=True)]
