@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skreg._extras import require
+from skreg.benchmark.attacks import AttackMeasurement
 from skreg.benchmark.cases import TITLES
 from skreg.benchmark.contenders import COPY_READY, OURS
 from skreg.benchmark.measure import Measurement
@@ -30,7 +31,7 @@ Machine = Mapping[str, str | int]
 
 def write_csv(
     path: str | os.PathLike[str],
-    measurements: Sequence[Measurement | StepMeasurement | TrainingMeasurement],
+    measurements: Sequence[Measurement | StepMeasurement | TrainingMeasurement | AttackMeasurement],
     machine: Machine,
 ) -> None:
     """Write a row a measurement, with the machine in its last columns, whole or not at all.
@@ -81,6 +82,23 @@ def print_training(measurements: Sequence[TrainingMeasurement], machine: Machine
         console.print(note, highlight=False, markup=False)
 
 
+def print_attacks(measurements: Sequence[AttackMeasurement], machine: Machine, console: Console) -> None:
+    """Print the machine and a table of attacks on a rich console."""
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False, markup=False)
+    table: RichTable = require("rich.table", "lab").Table(box=require("rich.box", "lab").SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for column in ("ms an image", "spread", "faster", "agreement", "distance"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for title, rows in groupby(measurements, key=lambda each: f"{each.attack}, {each.images} images"):
+        table.add_row(title, style="bold")
+        for row in rows:
+            spread = f"{(row.upper_ms - row.lower_ms) / row.median_ms:.0%}"
+            cells = (f"{row.faster:.2f}", f"{row.agreement:.0%}", f"{row.median_distance:.3g}")
+            table.add_row(f"  {row.contender}", f"{row.median_ms:.1f}", spread, *cells)
+        table.add_section()
+    console.print(table)
+
+
 def _table(title: str, rows: Sequence[Measurement]) -> RichTable:
     """A block a case, under a line with the weights and with whatever else differs between the cases."""
     table: RichTable = require("rich.table", "lab").Table(
@@ -89,7 +107,7 @@ def _table(title: str, rows: Sequence[Measurement]) -> RichTable:
     table.add_column("")
     for column in ("median", "spread", "x first", "GB/s", "of fresh\ncopy", "of ready\ncopy"):
         table.add_column(column, justify="right", no_wrap=True)
-    labels = {"exponentiate": "exponentiate {}", "dtype": "{}", "layout": "{}", "threads": "{} threads"}
+    labels = {"exponentiate": "exponentiate {}", "threads": "{} threads"}
     varying = [column for column in labels if len({getattr(row, column) for row in rows}) > 1]
     for case, contenders in groupby(rows, key=lambda row: [row.weights, *(getattr(row, c) for c in varying)]):
         told = [labels[column].format(value) for column, value in zip(varying, case[1:], strict=True)]
