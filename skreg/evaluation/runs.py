@@ -68,7 +68,7 @@ def evaluate_runs(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     evaluations = []
-    for index, (path, run, name) in enumerate(zip(paths, runs, _names(paths), strict=True)):
+    for index, (path, run, name) in enumerate(zip(paths, runs, run_names(paths), strict=True)):
 
         def told(step: Step, before: int = index) -> None:
             if progress is not None:
@@ -99,7 +99,7 @@ def evaluate_runs(
     return evaluations
 
 
-def _names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+def run_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     """The folders' own names, or the whole paths where those do not tell them apart."""
     names = [Path(path).resolve().name for path in paths]
     return names if len(set(names)) == len(names) else [os.fspath(path) for path in paths]

@@ -137,7 +137,9 @@ def test_errors(make_linear, nan_model, grey_images):
         evaluate_model(make_linear(2), grey_images, labels, eps=0.1, attacks=["c&w"])
     with pytest.raises(ValueError, match=r"eps must lie in \(0, 1\], the range of the images, found 8"):
         evaluate_model(make_linear(2), grey_images, labels, eps=8)
-    with pytest.raises(TypeError, match=r"images must be floating point, found torch.uint8; divide uint8 pixels by 255"):
+    with pytest.raises(
+        TypeError, match=r"images must be floating point, found torch.uint8; divide uint8 pixels by 255"
+    ):
         evaluate_model(make_linear(2), (255 * grey_images).byte(), labels, eps=0.1)
     with pytest.raises(ValueError, match=r"images must lie within bounds \(0.0, 1.0\), found values from"):
         evaluate_model(make_linear(2), 2 * grey_images, labels, eps=0.1)
