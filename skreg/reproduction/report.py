@@ -1,0 +1,73 @@
+"""The report folder: tables for people and programs, the mean over seeds, pictures."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from skreg.data import DATASETS, load
+from skreg.evaluation import Evaluation, Proportion, Table, write_results
+from skreg.figures import kernels, save
+from skreg.reproduction.recipes import Recipe
+from skreg.training import Run
+from skreg.training.checkpoint import write_file
+
+
+def write_report(folder: Path, recipe: Recipe, runs: Mapping[str, Run], evaluations: Sequence[Evaluation]) -> None:
+    """Write results.json and tables.md, seeds.md where there are several seeds, and kernels.png.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_results(folder / "results.json", evaluations)
+    write_results(folder / "tables.md", evaluations)
+    if any(run.config.seed for run in runs.values()):
+        write_file(folder / "seeds.md", seeds_markdown(runs, evaluations).encode())
+    first = {run.config.variant: run.load_model() for run in runs.values() if run.config.seed == 0}
+    image = example_image(recipe.data, next(iter(runs.values())).config.data_root)
+    save(kernels(first, image=image), folder / "kernels.png")
+
+
+def example_image(data: str, data_root: str | None = None) -> Tensor:
+    """The image whose responses are drawn (C H W, in [0, 1]): the first test image, or the largest of 100 stars."""
+    if data != "four-shapes":
+        return load(data, "test", data_root, limit=1)[0][0].float() / 255
+    images, labels = load(data, "test")
+    stars = images[labels == DATASETS[data].classes.index("star")][:100].float() / 255
+    return stars[stars.mean(dim=(1, 2, 3)).argmin()]  # black on white
+
+
+def seeds_table(runs: Mapping[str, Run], evaluations: Sequence[Evaluation]) -> Table:
+    """Mean and standard deviation over the seeds of each variant, in percent."""
+    rows = []
+    by_variant: dict[str, list[Evaluation]] = {}
+    for run, evaluation in zip(runs.values(), evaluations, strict=True):
+        by_variant.setdefault(run.config.variant, []).append(evaluation)
+    for variant, group in by_variant.items():
+        columns = [[each.clean for each in group]]
+        columns += [[each.attacks[index].accuracy for each in group] for index in range(len(group[0].attacks))]
+        columns += [[each.pgd_at_eps for each in group]]
+        rows.append((variant, str(len(group)), *(_mean_and_deviation(column) for column in columns)))
+    first = evaluations[0]
+    header = ("model", "seeds", "clean", *(summary.attack for summary in first.attacks), f"PGD eps {first.eps:g}")
+    note = "Percent: mean, and the standard deviation between seeds (not the interval of one mean)."
+    return Table(f"Accuracy over seeds, {first.data}", header, tuple(rows), note)
+
+
+def seeds_markdown(runs: Mapping[str, Run], evaluations: Sequence[Evaluation]) -> str:
+    """`seeds_table` in Markdown."""
+    table = seeds_table(runs, evaluations)
+    lines = [f"| {' | '.join(cells)} |" for cells in (table.columns, *table.rows)]
+    lines.insert(1, "|:---" + "|---:" * (len(table.columns) - 1) + "|")
+    return "\n".join([f"### {table.title}", "", *lines, "", table.note, ""])
+
+
+def _mean_and_deviation(shares: Sequence[Proportion]) -> str:
+    values = [100 * share.value for share in shares]
+    deviation = statistics.stdev(values) if len(values) > 1 else math.nan
+    return f"{statistics.mean(values):.1f}" + ("" if math.isnan(deviation) else f" ± {deviation:.1f}")
