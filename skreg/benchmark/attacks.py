@@ -174,7 +174,7 @@ def _measure(
                 f"{attack}, {name}: expected Foolbox's success and distance for {least:.0%} of the images, "
                 f"found {agreement[name]:.0%}"
             )
-    times = time_interleaved(calls, rounds=rounds, seconds=seconds, seed=seed)
+    times = time_interleaved(calls, rounds=rounds, seconds=seconds, ready=True, seed=seed)
     rows = []
     for name, taken in times.items():
         lower, median, upper = statistics.quantiles(
