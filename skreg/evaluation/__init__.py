@@ -3,16 +3,18 @@
 from skreg.evaluation.attacks import ATTACKS, PRESETS, AttackResult, run_attack
 from skreg.evaluation.checks import find_warnings
 from skreg.evaluation.evaluate import (
+    CHOICES,
     AttackSummary,
     Evaluation,
     LayerSummary,
     evaluate_model,
     summarise_kernels,
 )
-from skreg.evaluation.fixed_eps import ATTACKS_AT_EPS
+from skreg.evaluation.fixed_eps import ATTACKS_AT_EPS, fixed_radius_pgd
+from skreg.evaluation.progress import ConsoleProgress, Step
 from skreg.evaluation.proportion import Proportion
 from skreg.evaluation.results import as_dict, check_results_path, write_results
-from skreg.evaluation.robust import fixed_radius_pgd, robust_accuracy
+from skreg.evaluation.robust import robust_accuracy
 from skreg.evaluation.runs import PAPER_BOUNDS, evaluate_runs
 from skreg.evaluation.store import StoredResult, stored_attack
 from skreg.evaluation.table import Table, build_tables, list_warnings, print_report, to_markdown
@@ -20,13 +22,16 @@ from skreg.evaluation.table import Table, build_tables, list_warnings, print_rep
 __all__ = [
     "ATTACKS",
     "ATTACKS_AT_EPS",
+    "CHOICES",
     "PAPER_BOUNDS",
     "PRESETS",
     "AttackResult",
     "AttackSummary",
+    "ConsoleProgress",
     "Evaluation",
     "LayerSummary",
     "Proportion",
+    "Step",
     "StoredResult",
     "Table",
     "as_dict",

@@ -175,7 +175,7 @@ class _FiniteForward(nn.Module):
         self.training = model.training
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(images)
+        logits = check_logits(self.model(images), images)
         finite = logits.isfinite().flatten(1).all(dim=1)
         if not finite.all():
             raise FloatingPointError(

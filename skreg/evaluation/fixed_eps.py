@@ -14,29 +14,25 @@ from skreg.attacks import FGSM, PGD
 from skreg.evaluation.autoattack import autoattack
 from skreg.evaluation.random_search import random_search
 
-PGD_STEPS = 40
-PGD_RESTARTS = 2  # the second on the survivors of the first
-
 Attack = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
 
 
-def _fgsm(forward: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-    return FGSM(eps=eps)(forward, images, labels)
+def fixed_radius_pgd(eps: float, *, steps: int = 40, restarts: int = 2) -> tuple[PGD, PGD]:
+    """The PGD that the tables report at radius `eps`: with cross-entropy, and with the margin loss.
 
-
-def _pgd_ce(forward: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-    return PGD(eps=eps, steps=PGD_STEPS, restarts=PGD_RESTARTS)(forward, images, labels)
-
-
-def _pgd_margin(forward: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-    return PGD(eps=eps, steps=PGD_STEPS, restarts=PGD_RESTARTS, objective="margin")(forward, images, labels)
+    Cross-entropy alone is blind where logits are wide: its gradient vanishes. The margin's does not. Of several
+    restarts each works on the survivors of those before it.
+    """
+    return (
+        PGD(eps=eps, steps=steps, restarts=restarts, objective="cross_entropy"),
+        PGD(eps=eps, steps=steps, restarts=restarts, objective="margin"),
+    )
 
 
 ATTACKS_AT_EPS: dict[str, Attack] = {
-    "fgsm": _fgsm,
-    "pgd_ce": _pgd_ce,
-    # Cross-entropy alone is blind where logits are wide: its gradient vanishes. The margin's does not.
-    "pgd_margin": _pgd_margin,
+    "fgsm": lambda forward, images, labels, eps: FGSM(eps=eps)(forward, images, labels),
+    "pgd_ce": lambda forward, images, labels, eps: fixed_radius_pgd(eps)[0](forward, images, labels),
+    "pgd_margin": lambda forward, images, labels, eps: fixed_radius_pgd(eps)[1](forward, images, labels),
     "random_search": random_search,
     "autoattack": autoattack,
 }

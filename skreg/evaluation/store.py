@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,15 @@ from skreg.evaluation.attacks import check_inputs, run_attack
 from skreg.training.checkpoint import RunError, write_file
 
 FORMAT = 1
+_OTHER = {
+    "format": "another format",
+    "skreg": "another version of skreg",
+    "weights": "other weights (a run that was trained on has new ones)",
+    "attack": "another attack",
+    "preset": "another preset",
+    "eps": "another eps",
+    "seed": "another seed",
+}
 _COLUMNS = ("success", "l0", "l2", "linf", "image")
 
 
@@ -43,6 +53,7 @@ def stored_attack(
     eps: float | None = None,
     batch_size: int = 128,
     seed: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> StoredResult:
     """Attack the images that `file` has no result of yet, and return those of all `images`.
 
@@ -55,6 +66,7 @@ def stored_attack(
     Args:
         file: made by this function, or not there yet; its folder is.
         model, images, labels, attack, preset, eps, batch_size, seed: as in `skreg.evaluation.run_attack`.
+        progress: is called with the number of images that have a result, before the work and after every batch.
 
     Raises:
         RunError: the file is damaged or cannot be written, or holds results of something else; says of what.
@@ -74,6 +86,10 @@ def stored_attack(
     }
     keys = _hash_images(images, labels)
     columns = _read(file, facts, keys)
+    for left_over in file.parent.glob(f".{file.name}.*.tmp"):  # of a process that was killed while it wrote
+        left_over.unlink(missing_ok=True)
+    told = progress or (lambda done: None)
+    told(min(len(columns["success"]), len(images)))
     while (done := len(columns["success"])) < len(images):
         rows = slice(done, done + batch_size)
         result = run_attack(
@@ -90,6 +106,7 @@ def stored_attack(
         columns = {name: torch.cat([columns[name], new[name]]) for name in _COLUMNS}
         save = require("safetensors.torch", "lab").save
         write_file(file, save(columns, metadata={"skreg.evaluation": json.dumps(facts)}))
+        told(len(columns["success"]))
     return StoredResult(**{name: columns[name][: len(images)] for name in _COLUMNS[:-1]})
 
 
@@ -110,7 +127,7 @@ def _read(file: Path, facts: dict[str, str], keys: Tensor) -> dict[str, Tensor]:
     for name, expected in facts.items():
         if found.get(name) != expected:
             raise RunError(
-                f"{file} holds results of another {name}: expected {expected}, found {found.get(name)}; nothing "
+                f"{file} holds results of {_OTHER[name]}: expected {expected}, found {found.get(name)}; nothing "
                 "was changed. Move the file away to make new results, or go on with what it was made with"
             )
     known = min(len(keys), len(columns["image"]))

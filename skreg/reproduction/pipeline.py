@@ -115,7 +115,7 @@ class _Reproduction:
                 progress=lambda step: status.update(f"evaluating {step}"),
             )
             status.update("writing the report")
-            write_report(self.folder / REPORT_FOLDER, self.recipe, runs, evaluations)
+            write_report(self.folder / REPORT_FOLDER, self.recipe, runs, evaluations, status.update)
         return evaluations
 
     def _runs(self) -> dict[str, TrainConfig]:

@@ -30,6 +30,7 @@ class Recipe:
         variants: what a variant has on top of them, or instead.
         attacks: of the evaluation, names in `skreg.evaluation.ATTACKS`.
         test_images: number of test images that are attacked.
+        figures: names in `skreg.figures.FIGURES`; None for all but the slow ones that are drawn on request.
 
     Raises:
         ValueError, TypeError: an option of training that does not exist, has a wrong value, or belongs to the run.
@@ -40,6 +41,7 @@ class Recipe:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     attacks: tuple[str, ...] = ATTACKS
     test_images: int = 1000
+    figures: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for options in (self.training, *self.variants.values()):
@@ -173,7 +175,10 @@ _QUICK_ATTACKS = ("fgsm", "pgd", "deepfool_l2", "deepfool_linf", "adef")
 
 def _quick(recipe: Recipe, test_images: int = 20, **training: Any) -> Recipe:
     return dataclasses.replace(
-        recipe.with_training({**_QUICK_TRAINING, **training}), attacks=_QUICK_ATTACKS, test_images=test_images
+        recipe.with_training({**_QUICK_TRAINING, **training}),
+        attacks=_QUICK_ATTACKS,
+        test_images=test_images,
+        figures=("kernels", "radial"),
     )
 
 

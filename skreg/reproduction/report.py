@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
-
-from skreg.data import DATASETS, load
 from skreg.evaluation import Evaluation, Proportion, Table, write_results
-from skreg.figures import kernels, save
+from skreg.figures import draw, save
 from skreg.reproduction.recipes import Recipe
 from skreg.training import Run
 from skreg.training.checkpoint import write_file
 
 
-def write_report(folder: Path, recipe: Recipe, runs: Mapping[str, Run], evaluations: Sequence[Evaluation]) -> None:
-    """Write results.json and tables.md, seeds.md where there are several seeds, and kernels.png.
+def write_report(
+    folder: Path,
+    recipe: Recipe,
+    runs: Mapping[str, Run],
+    evaluations: Sequence[Evaluation],
+    told: Callable[[str], None] = lambda step: None,
+) -> None:
+    """Write results.json and tables.md, seeds.md where there are several seeds, and the figures of the first seed.
 
     Raises:
         RunError: a file cannot be written.
@@ -28,18 +31,13 @@ def write_report(folder: Path, recipe: Recipe, runs: Mapping[str, Run], evaluati
     write_results(folder / "tables.md", evaluations)
     if any(run.config.seed for run in runs.values()):
         write_file(folder / "seeds.md", seeds_markdown(runs, evaluations).encode())
-    first = {run.config.variant: run.load_model() for run in runs.values() if run.config.seed == 0}
-    image = example_image(recipe.data, next(iter(runs.values())).config.data_root)
-    save(kernels(first, image=image), folder / "kernels.png")
-
-
-def example_image(data: str, data_root: str | None = None) -> Tensor:
-    """The image whose responses are drawn (C H W, in [0, 1]): the first test image, or the largest of 100 stars."""
-    if data != "four-shapes":
-        return load(data, "test", data_root, limit=1)[0][0].float() / 255
-    images, labels = load(data, "test")
-    stars = images[labels == DATASETS[data].classes.index("star")][:100].float() / 255
-    return stars[stars.mean(dim=(1, 2, 3)).argmin()]  # black on white
+    told("figures")
+    first = [run for run in runs.values() if run.config.seed == 0]
+    page = []
+    for drawing in draw(first, only=recipe.figures, numbers=folder / "numbers", progress=told):
+        save(drawing.figure, folder / f"{drawing.name}.png")
+        page.append(f"## {drawing.title}\n\n![{drawing.alt}]({drawing.name}.png)\n\n{drawing.caption}\n")
+        write_file(folder / "figures.md", "\n".join(page).encode())  # each time: the next may be interrupted
 
 
 def seeds_table(runs: Mapping[str, Run], evaluations: Sequence[Evaluation]) -> Table:

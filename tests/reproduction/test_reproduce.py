@@ -25,7 +25,7 @@ def small(data, **training):
         **training,
     }
     recipe = QUICK_RECIPES[data].with_training(options)
-    return dataclasses.replace(recipe, attacks=ATTACKS, test_images=3)
+    return dataclasses.replace(recipe, attacks=ATTACKS, test_images=3, figures=("kernels",))
 
 
 @pytest.mark.usefixtures("tiny_net")
@@ -35,7 +35,9 @@ def test_all_twelve_variants_and_again_with_nothing_left_to_do(tmp_path):
     assert [each.name for each in first] == list(options.variants)
     assert len(first) == 12
     report = tmp_path / "out" / "report"
-    assert sorted(file.name for file in report.iterdir()) == ["kernels.png", "results.json", "tables.md"]
+    assert sorted(file.name for file in report.iterdir()) == [
+        "figures.md", "kernels.png", "numbers", "results.json", "tables.md",
+    ]  # fmt: skip
     assert [each["name"] for each in json.loads((report / "results.json").read_text())] == list(options.variants)
     assert "| AR |" in (report / "tables.md").read_text()
 
