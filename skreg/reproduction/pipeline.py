@@ -103,7 +103,7 @@ class _Reproduction:
         if self.options.tune:
             losses = tuple(dict.fromkeys(variant[0] for variant in self.options.variants))
             self.recipe, record = tune(self.recipe, losses, self._train_candidate)
-            write_json(self.folder / TUNING_FILE, record)
+            self._keep_tuning(record)
         runs = {name: self._train(name, config) for name, config in self._runs().items()}
         with self.console.status("") as status:
             evaluations = evaluate_runs(
@@ -117,6 +117,19 @@ class _Reproduction:
             status.update("writing the report")
             write_report(self.folder / REPORT_FOLDER, self.recipe, runs, evaluations, status.update)
         return evaluations
+
+    def _keep_tuning(self, record: dict[str, Any]) -> None:
+        """Write what was chosen, beside what was chosen for other losses before."""
+        file = self.folder / TUNING_FILE
+        if file.exists():
+            old, new = _read(file), {candidate["run"] for candidate in record["candidates"]}
+            kept = [candidate for candidate in old["candidates"] if candidate["run"] not in new]
+            record = {
+                **record,
+                "chosen": {**old["chosen"], **record["chosen"]},
+                "candidates": kept + record["candidates"],
+            }
+        write_json(file, record)
 
     def _runs(self) -> dict[str, TrainConfig]:
         """The configuration of each run by its name."""

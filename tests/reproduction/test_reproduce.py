@@ -97,6 +97,12 @@ def test_tuning_is_recorded_and_used(tmp_path):
     config = load_run(tmp_path / "out" / "runs" / "LR").config
     assert {"gamma": config.gamma, "strength": config.strength} == record["chosen"]["LR"]
 
+    again = pipeline._Reproduction(small("four-shapes"), tmp_path / "out", Options(), None)
+    again._keep_tuning({"chosen": {"VR": {"strength": 1.0}}, "candidates": [{"run": "VR-strength1"}]})
+    merged = json.loads((tmp_path / "out" / "tuning.json").read_text())
+    assert {"LR", "VR"} <= merged["chosen"].keys()
+    assert len(merged["candidates"]) == 9
+
 
 @pytest.mark.usefixtures("tiny_net")
 @pytest.mark.parametrize("data", ["cifar10", "restricted-imagenet"])
