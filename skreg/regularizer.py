@@ -251,7 +251,7 @@ class SmoothKernelRegularizer:
             for index, weight in enumerate(weights)
             if weight.requires_grad and (among is None or id(weight) in among)
         ]
-        if self._schedule is not None and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and self._schedule is not None:  # in this order: the schedule is no guard
             self._warn_of_a_schedule_at_rest()
         if len(chosen) == len(weights):
             return self._names, weights, self._scaled
@@ -259,8 +259,10 @@ class SmoothKernelRegularizer:
         return [self._names[i] for i in chosen], [weights[i] for i in chosen], scaled
 
     def _warn_of_a_schedule_at_rest(self) -> None:
-        self._uses += self._steps == 0
-        if self._steps == 0 and self._uses == _USES_WITHOUT_A_STEP:
+        if self._steps:
+            return
+        self._uses += 1
+        if self._uses == _USES_WITHOUT_A_STEP:
             warnings.warn(
                 f"the strength has a schedule but has stayed at its start, {self._strength:g}, for {self._uses} uses: "
                 "call reg.step() after optimizer.step()",

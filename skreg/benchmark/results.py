@@ -107,7 +107,7 @@ def _table(title: str, rows: Sequence[Measurement]) -> RichTable:
     table.add_column("")
     for column in ("median", "spread", "x first", "GB/s", "of fresh\ncopy", "of ready\ncopy"):
         table.add_column(column, justify="right", no_wrap=True)
-    labels = {"exponentiate": "exponentiate {}", "dtype": "{}", "layout": "{}", "threads": "{} threads"}
+    labels = {"exponentiate": "exponentiate {}", "threads": "{} threads"}
     varying = [column for column in labels if len({getattr(row, column) for row in rows}) > 1]
     for case, contenders in groupby(rows, key=lambda row: [row.weights, *(getattr(row, c) for c in varying)]):
         told = [labels[column].format(value) for column, value in zip(varying, case[1:], strict=True)]
@@ -136,16 +136,18 @@ def print_steps(measurements: Sequence[StepMeasurement], machine: Machine, conso
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False, markup=False)
     table: RichTable = require("rich.table", "lab").Table(box=require("rich.box", "lab").SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for column in ("step", "x plain", "quartiles", "inside", "1 + share"):
+    for column in ("time", "overhead", "95% interval", "inside", "1 + share"):
         table.add_column(column, justify="right", no_wrap=True)
     for net, rows in groupby(measurements, key=lambda each: f"{each.net}, batch {each.batch_size}"):
+        plain, *others = rows
         table.add_row(net, style="bold")
-        for row in rows:
-            quartiles = f"{row.lower_overhead:.3f} to {row.upper_overhead:.3f}"
-            cells = [f"{row.overhead:.3f}", quartiles]
+        table.add_row("  plain", _time(1e3 * plain.plain_ms))
+        for row in others:
+            added = f"{'+' if row.added_ms >= 0 else ''}{_time(1e3 * row.added_ms)}"
+            cells = [added, f"{row.overhead:.4f}", f"{row.lower_overhead:.4f} to {row.upper_overhead:.4f}"]
             if row.inside_ms is not None:
                 cells += [_time(1e3 * row.inside_ms), f"{row.inside_overhead:.4f}"]
-            table.add_row(f"  {row.contender}", _time(1e3 * row.median_ms), *cells)
+            table.add_row(f"  {row.contender}", *cells)
         table.add_section()
     console.print(table)
 

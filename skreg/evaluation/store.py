@@ -78,7 +78,7 @@ def stored_attack(
     facts = {
         "format": str(FORMAT),
         "skreg": __version__,
-        "weights": _hash_weights(model),
+        "weights": hash_weights(model),
         "attack": attack,
         "preset": preset,
         "eps": repr(eps),
@@ -115,15 +115,7 @@ def _read(file: Path, facts: dict[str, str], keys: Tensor) -> dict[str, Tensor]:
     if not file.exists():
         empty = torch.zeros(0, dtype=torch.float64)
         return {"success": empty.bool(), "l0": empty, "l2": empty, "linf": empty, "image": empty.long()}
-    safetensors = require("safetensors", "lab")
-    try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            found: dict[str, Any] = json.loads((opened.metadata() or {})["skreg.evaluation"])
-            columns = {name: opened.get_tensor(name) for name in _COLUMNS}
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
-        raise RunError(
-            f"{file}: damaged or no result of skreg ({error}); move it away, and it is made again"
-        ) from error
+    found, columns = _open(file)
     for name, expected in facts.items():
         if found.get(name) != expected:
             raise RunError(
@@ -140,7 +132,35 @@ def _read(file: Path, facts: dict[str, str], keys: Tensor) -> dict[str, Tensor]:
     return columns
 
 
-def _hash_weights(model: nn.Module) -> str:
+def read_stored(file: str | os.PathLike[str]) -> tuple[dict[str, str], Tensor, StoredResult]:
+    """Read what `stored_attack` wrote.
+
+    Returns:
+        What the results depend on (weights, attack, preset, eps, seed, version of skreg), as text: "weights" is
+        what `hash_weights` gives for the model that was attacked; a number for each image with its label (N,
+        int64), which tells whether two files are of the same images; and the results.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    facts, columns = _open(Path(file))
+    return facts, columns["image"], StoredResult(**{name: columns[name] for name in _COLUMNS[:-1]})
+
+
+def _open(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    safetensors = require("safetensors", "lab")
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            facts: dict[str, Any] = json.loads((opened.metadata() or {})["skreg.evaluation"])
+            return facts, {name: opened.get_tensor(name) for name in _COLUMNS}
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise RunError(
+            f"{file}: damaged or no result of skreg ({error}); move it away, and it is made again"
+        ) from error
+
+
+def hash_weights(model: nn.Module) -> str:
+    """What tells the weights and buffers of a model from others: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -5,6 +5,7 @@ drawn afterwards.
 """
 
 from skreg.figures.activation import activation_grid, maximize_activation
+from skreg.figures.curves import accuracy_curves
 from skreg.figures.deceptive import deceive, deceptive_grid, most_deceptive
 from skreg.figures.drawing import Drawing
 from skreg.figures.fourier import fourier_maps
@@ -13,16 +14,19 @@ from skreg.figures.kernels import kernels
 from skreg.figures.radial import radial_power, radial_spectra
 from skreg.figures.saving import save
 from skreg.figures.targeted import targeted_attack, targeted_grid
+from skreg.figures.training import layer_curves, training_curves
 
 __all__ = [
     "FIGURES",
     "Drawing",
+    "accuracy_curves",
     "activation_grid",
     "deceive",
     "deceptive_grid",
     "draw",
     "fourier_maps",
     "kernels",
+    "layer_curves",
     "maximize_activation",
     "most_deceptive",
     "radial_power",
@@ -30,4 +34,5 @@ __all__ = [
     "save",
     "targeted_attack",
     "targeted_grid",
+    "training_curves",
 ]

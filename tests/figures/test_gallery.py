@@ -13,6 +13,7 @@ from skreg.figures import activation as activation_module
 from skreg.figures import deceptive as deceptive_module
 from skreg.figures import fourier as fourier_module
 from skreg.figures import targeted as targeted_module
+from skreg.figures.gallery import OF_EVALUATIONS
 from skreg.training import RunError
 
 
@@ -30,9 +31,11 @@ def short(monkeypatch):
 def test_every_figure_of_two_runs(make_run, short, tmp_path):
     runs = [make_run("VR"), make_run("V")]
     steps: list[str] = []
-    drawings = list(draw(runs, only=FIGURES, quick=True, numbers=tmp_path / "numbers", progress=steps.append))
+    only = [name for name in FIGURES if name not in OF_EVALUATIONS]
+    drawings = list(draw(runs, only=only, quick=True, numbers=tmp_path / "numbers", progress=steps.append))
     names = [drawing.name for drawing in drawings]
-    pages = {name: [f"{name}-V", f"{name}-VR"] if name.startswith("targeted") else [name] for name in FIGURES}
+    pages = {name: [f"{name}-V", f"{name}-VR"] if name.startswith("targeted") else [name] for name in only}
+    pages["training"] = ["training", "training-roughness", "training-norm"]
     assert names == [page for each in pages.values() for page in each]
     assert all(isinstance(drawing, Drawing) for drawing in drawings)
     for drawing in drawings:
@@ -42,7 +45,7 @@ def test_every_figure_of_two_runs(make_run, short, tmp_path):
         assert drawing.caption.rstrip().endswith(".")
         boxes = [axes.get_position() for axes in drawing.figure.axes]
         assert all(0 <= box.x0 < box.x1 <= 1 and 0 <= box.y0 < box.y1 <= 1 for box in boxes)
-    assert set(FIGURES) <= set(steps)
+    assert set(only) <= set(steps)
 
 
 def test_what_is_drawn_again_is_the_same_and_not_computed_again(make_run, short, tmp_path, monkeypatch):
@@ -69,13 +72,17 @@ def test_all_are_drawn_but_the_ones_on_request_and_the_slow_ones_when_quick(make
         monkeypatch.setitem(FIGURES, name, lambda lineup, name=name: [name])
     run = make_run("V")
     full = list(draw([run]))
-    assert full == [name for name in FIGURES if name not in ("targeted-fgsm", "targeted-cw")]
+    assert full == [name for name in FIGURES if name not in ("targeted-fgsm", "targeted-cw", "curves")]
     assert list(draw([run], quick=True)) == [name for name in full if name != "activation-paper"]
     assert list(draw([run], quick=True, only=["targeted-cw", "activation-paper", "kernels"])) == [
         "kernels",
         "activation-paper",
         "targeted-cw",
     ]
+    (run.path / "evaluation").mkdir()
+    (run.path / "evaluation" / "paper-fgsm.safetensors").touch()
+    assert "curves" in list(draw([run]))
+    assert "curves" not in list(draw([run, make_run("VR")]))  # which was not evaluated
 
 
 def test_a_figure_is_computed_when_it_is_asked_for(make_run, monkeypatch):

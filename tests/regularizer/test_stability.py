@@ -120,3 +120,14 @@ def test_the_worst_weight_of_several_groups_is_named(model: nn.Module) -> None:
     with pytest.warns(RuntimeWarning, match=r"^second\.weight: .* = 6 is beyond .*\(1 other weights are beyond"):
         optimizer.step()
     assert not torch.equal(before.first.weight, model.first.weight)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_weights_that_were_frozen_at_the_first_step_are_checked_later(model: nn.Module, decoupled: bool) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    SmoothKernelRegularizer(model, 1.0, **PLAIN).attach(optimizer, decoupled=decoupled)
+    model.requires_grad_(False)
+    optimizer.step()
+    model.first.weight.requires_grad_(True)
+    with pytest.warns(RuntimeWarning, match=r"^first\.weight: .* = 1 is beyond"):
+        optimizer.step()
