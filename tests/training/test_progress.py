@@ -16,6 +16,7 @@ RECORD = {
     "images_per_second": 1234.5,
     "seconds": 3.0,
     "best": True,
+    "layers": [{"name": "conv1.weight", "roughness": 1.25, "norm": 2.0}],
 }
 
 
@@ -26,9 +27,9 @@ class Meter:
         self.reads = 0
 
     @property
-    def loss(self):
+    def losses(self):
         self.reads += 1
-        return 0.5
+        return 0.5, 0.25
 
 
 def follow(*, terminal, steps):
@@ -56,5 +57,5 @@ def test_a_file_gets_plain_lines_and_no_loss_is_read_from_the_device():
 def test_a_terminal_gets_a_bar_that_seldom_reads_the_loss():
     text, reads = follow(terminal=True, steps=50)
     assert "epoch 2/10" in text
-    assert "loss 0.5000  100 images/s" in text
+    assert "loss 0.5000 + penalty 0.25  100 images/s" in text
     assert 1 <= reads < 50

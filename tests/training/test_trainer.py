@@ -175,7 +175,7 @@ def test_a_finished_run_is_returned_at_once(tmp_path, monkeypatch):
 def test_patience_ends_a_run_and_it_stays_ended(tmp_path, monkeypatch):
     scores = iter([0.5, 0.6, 0.6, 0.4, 0.9])
 
-    def validate(config, model, examples):
+    def validate(config, state, examples):
         score = next(scores)
         return {"validation_loss": 1.0, "validation_accuracy": score, "validation_pgd_accuracy": 0.0}
 
