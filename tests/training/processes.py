@@ -45,9 +45,9 @@ def main(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     for name in names:
-        epochs = 2 if name == "grown" and (folder / name).exists() else config(name).epochs
-        torch.distributed.barrier()
-        train(config(name, epochs=epochs), folder / name, resume=True)
+        resume = (folder / name).exists()
+        torch.distributed.barrier()  # all have looked before one makes it
+        train(config(name, epochs=2) if resume else config(name), folder / name, resume=resume)
     torch.distributed.destroy_process_group()
 
 
