@@ -58,7 +58,9 @@ def kernel_statistics(weights: Mapping[str, Tensor], options: PenaltyOptions) ->
         weights: ``(A, B, *spatial)`` tensors by name.
         options: the penalty's options; they set the neighbourhood, S and R.
     """
-    return [_layer_statistics(name, weight, options) for name, weight in weights.items()]
+    # Spread over processes, a weight is gathered: all of them must call this.
+    whole = {name: getattr(weight, "full_tensor", lambda weight=weight: weight)() for name, weight in weights.items()}
+    return [_layer_statistics(name, weight, options) for name, weight in whole.items()]
 
 
 @torch.no_grad()
