@@ -86,8 +86,8 @@ class RunResults:
 
 
 def has_results(run: Run) -> bool:
-    """Whether anything was attacked in `run`."""
-    return any((run.path / RESULTS_FOLDER).glob("*.safetensors"))
+    """Whether searches for the smallest perturbation are kept in `run`, of any preset."""
+    return any(any((run.path / RESULTS_FOLDER).glob(f"{preset}-*.safetensors")) for preset in PRESETS)
 
 
 def read_results(run: Run, *, preset: str = "paper") -> RunResults:
