@@ -58,11 +58,15 @@ def _check_kernels(run: Run, evaluation: Evaluation, again: str) -> None:
 
 
 def _with_infinite_medians(summary: AttackSummary) -> AttackSummary:
-    if not summary.searches:
-        return summary
-    names = [each.name for each in dataclasses.fields(summary) if each.name.startswith("median_")]
-    infinite: dict[str, Any] = {name: math.inf for name in names if math.isnan(getattr(summary, name))}
-    return dataclasses.replace(summary, **infinite)
+    def median(value: float) -> float:
+        return math.inf if summary.searches and math.isnan(value) else value
+
+    return dataclasses.replace(
+        summary,
+        median_l0=median(summary.median_l0),
+        median_l2=median(summary.median_l2),
+        median_linf=median(summary.median_linf),
+    )
 
 
 def _decode(hint: Any, value: Any) -> Any:
