@@ -36,7 +36,7 @@ def test_all_twelve_variants_and_again_with_nothing_left_to_do(tmp_path):
     assert len(first) == 12
     report = tmp_path / "out" / "report"
     assert sorted(file.name for file in report.iterdir()) == [
-        "figures.md", "kernels.png", "numbers", "results.json", "tables.md",
+        "figures.md", "kernels.png", "results.json", "tables.md",
     ]  # fmt: skip
     assert [each["name"] for each in json.loads((report / "results.json").read_text())] == list(options.variants)
     assert "| AR |" in (report / "tables.md").read_text()
