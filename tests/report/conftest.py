@@ -29,7 +29,7 @@ def runs(tmp_path_factory) -> dict[str, Run]:
         train(config, folder / variant)
     odd = folder / 'VR <2> & "so" on'
     shutil.copytree(folder / "VR", odd)
-    evaluate_runs([folder / "V", folder / "VR"], attacks=["fgsm", "deepfool_l2"], limit=12)
+    evaluate_runs([folder / "V", folder / "VR"], attacks=["fgsm", "deepfool_l2"], limit=6)
     torch.set_num_threads(threads)
     return {"V": load_run(folder / "V"), "VR": load_run(folder / "VR"), "odd": load_run(odd)}
 
