@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "layer.h"
@@ -131,15 +130,15 @@ inline Extent extent_of(const Tensor &t, const char *what, size_t index) {
 }
 
 // What is written must not lie in memory that belongs to another tensor of the call.
-inline void check_apart(const Tensors &written, const Tensors &read, const char *what) {
+inline void check_apart(const Tensors &written, const Tensors &weights, const char *what) {
   std::vector<Extent> extents;
-  extents.reserve(written.size() + read.size());
+  extents.reserve(written.size() + weights.size());
   for (size_t i = 0; i < written.size(); i++)
     if (written[i].numel() > 0)
       extents.push_back(extent_of(written[i], what, i));
-  for (size_t i = 0; i < read.size(); i++)
-    if (read[i].numel() > 0)
-      extents.push_back(extent_of(read[i], nullptr, i));
+  for (size_t i = 0; i < weights.size(); i++)
+    if (weights[i].numel() > 0)
+      extents.push_back(extent_of(weights[i], nullptr, i));
   std::sort(extents.begin(), extents.end(), [](const Extent &a, const Extent &b) { return a.begin < b.begin; });
   const Extent *farthest = nullptr, *farthest_written = nullptr;
   for (const Extent &here : extents) {
@@ -156,7 +155,7 @@ inline void check_apart(const Tensors &written, const Tensors &read, const char 
   }
 }
 
-// "gradients" are written, others only read.
+// One tensor a weight, of its shape and on its device.
 inline void check_like(const Tensors &tensors, const Tensors &weights, const char *what) {
   STD_TORCH_CHECK(tensors.size() == weights.size(), what, ": expected ", weights.size(), ", one a weight, found ",
                   tensors.size());
@@ -168,8 +167,6 @@ inline void check_like(const Tensors &tensors, const Tensors &weights, const cha
     STD_TORCH_CHECK(tensors[i].device() == weights[i].device(), what, "[", i, "]: expected the device of weights[", i,
                     "]");
   }
-  if (std::string_view(what) == "gradients")
-    check_apart(tensors, weights, what);
 }
 
 inline void check_call(const Tensors &weights, const Tensor &coefficients) {

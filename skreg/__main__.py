@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from skreg import native
-from skreg.report import build_report, self_test
+from skreg.self_test import build_report, self_test
 
 
 def main() -> int:

@@ -53,7 +53,7 @@ def describe_installation(data_root: str | None = None) -> dict[str, dict[str, o
         data_root: folder to look for data sets in, as for `skreg.data.load`.
     """
     from skreg.data import DATASETS
-    from skreg.report import build_report
+    from skreg.self_test import build_report
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {

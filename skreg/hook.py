@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from skreg.options import PenaltyOptions
-from skreg.penalty import add_penalty_gradient_, check_finite
-from skreg.sharding import local, parts
+from skreg.penalty import add_penalty_gradient_, check_finite, penalties_and_gradients
+from skreg.sharding import Part, local, parts
 from skreg.stability import step_factor, warn_if_unstable
 
 if TYPE_CHECKING:
@@ -162,8 +163,8 @@ class _Hook:
         groups: Sequence[Group],
         factors: Sequence[float | None],
     ) -> None:
-        """Once, at the first step, warn of steps that are too long. Reading them waits for the device."""
-        if self.checked or torch.compiler.is_compiling():
+        """Once, at the first step with weights, warn of steps that are too long. Reading them waits for the device."""
+        if self.checked or not weights or torch.compiler.is_compiling():
             return
         self.checked = True
         if any(factor is not None for factor in factors) and not _is_capturing(weights):
@@ -200,8 +201,6 @@ class GradientAddition(_Hook):
         owned = _owned(optimizer)
         _check_step(self.regularizer, optimizer, owned)
         names, weights, coefficients = self.regularizer.trainable(owned)
-        if not weights:
-            return
         groups = [owned[id(weight)] for weight in weights]
         self._check_stability(names, weights, coefficients, groups, [step_factor(optimizer, g) for g in groups])
         gradients = []
@@ -213,7 +212,11 @@ class GradientAddition(_Hook):
         maximized = [bool(group.get("maximize")) for group in groups]
         if any(maximized):  # such a step goes up the gradient, and the penalty is to fall all the same
             coefficients = coefficients * torch.tensor([-1.0 if m else 1.0 for m in maximized], device="cpu")
-        _add_gradient_(names, weights, gradients, coefficients, self.regularizer.options, scale)
+        for part in _calls(names, weights, coefficients, self.regularizer.options):
+            targets = [local(gradients[index]) for index in part.members]
+            here = None if scale is None else scale.to(part.weights[0].device, non_blocking=True)
+            values = add_penalty_gradient_(part.weights, targets, part.coefficients, part.options, here)
+            _check_values(values, part, names)
 
 
 class _DecoupledStep(_Hook):
@@ -232,18 +235,24 @@ class _DecoupledStep(_Hook):
             self._check_stability(names, weights, coefficients, groups, [1.0] * len(groups))
         for group in optimizer.param_groups:
             names, weights, coefficients = self.regularizer.trainable({id(parameter) for parameter in group["params"]})
-            if not weights:
-                continue
-            # Buffers of their own, because a kernel's gradient needs all of the kernel as it was.
-            shards = [local(weight) for weight in weights]
-            steps = [torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in shards]
             lr, scale = group["lr"], taken
             if isinstance(lr, Tensor):
                 # It may live on another device: no reading of its value.
                 scale = lr if taken is None else lr * taken.to(lr.device)
                 lr = 1.0
-            _add_gradient_(names, weights, steps, coefficients * -lr, self.regularizer.options, scale)
-            torch._foreach_add_(shards, steps)
+            _descend(names, weights, coefficients * lr, self.regularizer.options, scale)
+
+
+def _descend(
+    names: Sequence[str], weights: Sequence[Tensor], steps: Tensor, options: PenaltyOptions, scale: Tensor | None
+) -> None:
+    """weights -= scale * step * grad R, unless the penalty of one of them overflows (on the CPU)."""
+    for part in _calls(names, weights, -steps, options):
+        values, moves = penalties_and_gradients(part.weights, part.coefficients, part.options)
+        _check_values(values, part, names)
+        if scale is not None:
+            torch._foreach_mul_(moves, scale.to(part.weights[0].device, non_blocking=True))
+        torch._foreach_add_(part.weights, moves)
 
 
 def _owned(optimizer: Optimizer) -> dict[int, Group]:
@@ -263,29 +272,25 @@ def _is_capturing(weights: Sequence[Tensor]) -> bool:
     return any(weight.device.type == "cuda" for weight in weights) and torch.cuda.is_current_stream_capturing()
 
 
-def _add_gradient_(
-    names: Sequence[str],
-    weights: Sequence[Tensor],
-    targets: Sequence[Tensor],
-    coefficients: Tensor,
-    options: PenaltyOptions,
-    scale: Tensor | None,
-) -> None:
-    """targets += scale * coefficient * grad R of each weight, in one native call for each device."""
+def _calls(
+    names: Sequence[str], weights: Sequence[Tensor], coefficients: Tensor, options: PenaltyOptions
+) -> Iterator[Part]:
+    """What this process works on, a part for each native call: weights that are on one device and split alike."""
     for part in parts(weights, coefficients, options, names):
         by_device: dict[torch.device, list[int]] = defaultdict(list)
         for index, weight in enumerate(part.weights):
             by_device[weight.device].append(index)
-        for device, members in by_device.items():
-            chosen = [part.weights[index] for index in members]
-            factors = part.coefficients[torch.tensor(members, device="cpu")]
-            values = add_penalty_gradient_(
-                chosen,
-                [local(targets[part.members[index]]) for index in members],
-                factors,
-                part.options,
-                None if scale is None else scale.to(device, non_blocking=True),
+        for chosen in by_device.values():
+            yield replace(
+                part,
+                members=[part.members[index] for index in chosen],
+                weights=[part.weights[index] for index in chosen],
+                coefficients=part.coefficients[torch.tensor(chosen, device="cpu")],
             )
-            if device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait for the device
-                chosen_names = [names[part.members[index]] for index in members]
-                check_finite(values.double().dot(factors), chosen, factors, part.options, chosen_names)
+
+
+def _check_values(values: Tensor, part: Part, names: Sequence[str]) -> None:
+    """Raise the `FloatingPointError` that names a weight, on the CPU: elsewhere it would wait for the device."""
+    if values.device.type == "cpu" and not torch.compiler.is_compiling():
+        total = values.double().dot(part.coefficients)
+        check_finite(total, part.weights, part.coefficients, part.options, [names[index] for index in part.members])

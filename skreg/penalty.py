@@ -92,6 +92,11 @@ class SmoothKernelPenalty(torch.autograd.Function):
     The forward call computes the gradient with the value, and the backward call hands it over as it is when the
     upstream gradient is 1, so that `.grad` takes the memory without a copy. A second backward through the same
     graph finds it gone and computes it again.
+
+    Example:
+        >>> weight = torch.zeros(1, 2, 3, 3, requires_grad=True)    # two kernels, exp(0) each
+        >>> float(SmoothKernelPenalty.apply(torch.ones(1, dtype=torch.float64), PenaltyOptions(), weight))
+        2.0
     """
 
     @staticmethod
@@ -185,19 +190,34 @@ def add_penalty_gradient_(
     Returns:
         R(W) of each weight, ``(n,)``, without coefficients.
     """
-    if native.supports(weights[0].device):
-        with torch.no_grad():
+    with torch.no_grad():
+        if native.supports(weights[0].device):
             return native.operators.add_gradients_(  # type: ignore[no-any-return]
                 weights, gradients, coefficients, scale, *options.native()
             )
+        values, computed = penalties_and_gradients(weights, coefficients, options)
+        for gradient, addition in zip(gradients, computed, strict=True):
+            gradient.add_(addition if scale is None else addition * scale)
+    return values
+
+
+def penalties_and_gradients(
+    weights: Sequence[Tensor], coefficients: Tensor, options: PenaltyOptions
+) -> tuple[Tensor, list[Tensor]]:
+    """R(W) of each weight, ``(n,)``, without coefficients, and new tensors with the gradients of the weighted sum.
+
+    Args:
+        weights: checked weights, on one device.
+        coefficients: float64 CPU tensor, a factor a weight.
+    """
+    if native.supports(weights[0].device):
+        with torch.no_grad():
+            _, values, gradients = native.operators.value_and_gradients(weights, coefficients, *options.native())
+            return values, gradients
     with torch.enable_grad():
         detached = [w.detach().requires_grad_() for w in weights]
         values = torch.stack([p.to(native.result_dtype(weights)) for p in reference.penalties(detached, options)])
-        computed = torch.autograd.grad(values.dot(coefficients.to(values)), detached)
-    with torch.no_grad():
-        for gradient, addition in zip(gradients, computed, strict=True):
-            gradient.add_(addition if scale is None else addition * scale)
-    return values.detach()
+        return values.detach(), list(torch.autograd.grad(values.dot(coefficients.to(values)), detached))
 
 
 def penalties(weights: Sequence[Tensor], options: PenaltyOptions) -> Tensor:

@@ -137,7 +137,12 @@ class SmoothKernelRegularizer:
 
     @property
     def steps(self) -> int:
-        """How often `step` was called: what a schedule of the strength is a function of."""
+        """How often `step` was called: what a schedule of the strength is a function of.
+
+        Example:
+            >>> SmoothKernelRegularizer(nn.Conv2d(1, 1, 3)).steps
+            0
+        """
         return self._steps
 
     def step(self) -> None:
@@ -214,11 +219,22 @@ class SmoothKernelRegularizer:
 
     @property
     def names(self) -> list[str]:
-        """The names of the regularized parameters, frozen ones included."""
+        """The names of the regularized parameters, frozen ones included.
+
+        Example:
+            >>> SmoothKernelRegularizer(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Linear(1, 1))).names
+            ['0.weight']
+        """
         return list(self._names)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """The regularized parameters with their names, frozen ones included."""
+        """The regularized parameters with their names, frozen ones included.
+
+        Example:
+            >>> reg = SmoothKernelRegularizer(nn.Conv2d(3, 8, 3))
+            >>> [(name, tuple(weight.shape)) for name, weight in reg.named_parameters()]
+            [('weight', (8, 3, 3, 3))]
+        """
         return ((weight.name, weight.tensor()) for weight in self._weights)
 
     def computed(self) -> list[str]:
@@ -251,7 +267,7 @@ class SmoothKernelRegularizer:
             for index, weight in enumerate(weights)
             if weight.requires_grad and (among is None or id(weight) in among)
         ]
-        if self._schedule is not None and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and self._schedule is not None:  # in this order: the schedule is no guard
             self._warn_of_a_schedule_at_rest()
         if len(chosen) == len(weights):
             return self._names, weights, self._scaled
@@ -259,8 +275,10 @@ class SmoothKernelRegularizer:
         return [self._names[i] for i in chosen], [weights[i] for i in chosen], scaled
 
     def _warn_of_a_schedule_at_rest(self) -> None:
-        self._uses += self._steps == 0
-        if self._steps == 0 and self._uses == _USES_WITHOUT_A_STEP:
+        if self._steps:
+            return
+        self._uses += 1
+        if self._uses == _USES_WITHOUT_A_STEP:
             warnings.warn(
                 f"the strength has a schedule but has stayed at its start, {self._strength:g}, for {self._uses} uses: "
                 "call reg.step() after optimizer.step()",

@@ -31,6 +31,12 @@ class KernelStatistics:
             elements, 2.67 for 3x3.
         high_frequency_share: the share of the energy at spatial frequencies above half the Nyquist frequency
             along any axis, see `high_frequency_energy`; 0 for zero weights.
+
+    Example:
+        >>> import skreg
+        >>> (layer,) = skreg.SmoothKernelRegularizer(torch.nn.Conv2d(3, 8, 3)).statistics()
+        >>> layer.name, layer.shape, layer.kernels
+        ('weight', (8, 3, 3, 3), 24)
     """
 
     name: str

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from skreg import native
-from skreg.report import build_report, self_test
+from skreg.self_test import build_report, self_test
 
 HIDE_NATIVE = """
 import sys
@@ -37,9 +37,9 @@ def test_module_as_a_program():
 
 
 def test_self_test_fails_when_the_operator_is_wrong(monkeypatch):
-    from skreg import report
+    from skreg import self_test as module
 
-    monkeypatch.setattr(report, "penalty", lambda weights, *rest: sum(w.float().square().sum() for w in weights))
+    monkeypatch.setattr(module, "penalty", lambda weights, *rest: sum(w.float().square().sum() for w in weights))
     results = self_test()
     assert not any(passed for _, passed, _ in results)
 

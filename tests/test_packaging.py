@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,3 +98,18 @@ def test_packaging_tools_do_not_need_torch():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith(skreg.__version__)
+
+
+def test_the_source_distribution_is_complete_and_carries_the_version(tmp_path):
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", tmp_path, ROOT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    name = f"skreg-{skreg.__version__}"
+    with tarfile.open(tmp_path / f"{name}.tar.gz") as archive:
+        held = set(archive.getnames())
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    needed = [line for line in listed.split() if line.startswith(("csrc/", "skreg/", "tests/", "docs/", "examples/"))]
+    assert "csrc/skreg.cpp" in needed
+    assert "skreg/py.typed" in needed
+    assert not [file for file in needed if f"{name}/{file}" not in held]
+    assert not [file for file in held if file.endswith(".so")]

@@ -29,7 +29,7 @@ template <int lanes> struct FlatMasks {
 
 struct Flat {
   using Vector = FloatVector;
-  static constexpr int lanes = VectorOf<float>::width, vectors = 9, margin = 3; // margin: elements read on both sides
+  static constexpr int lanes = VectorOf<float>::width, margin = 3; // margin: elements read on both sides
   typedef int32_t Bits __attribute__((vector_size(SKREG_VECTOR_BYTES)));
   typedef float Anywhere __attribute__((vector_size(SKREG_VECTOR_BYTES), aligned(alignof(float)), may_alias));
 

@@ -55,7 +55,7 @@ constexpr int kBatch = 4; // accesses that a thread has under way at a time
 template <class V, class Load, class Use> __device__ __forceinline__ void in_batches(int n, Load &&load, Use &&use) {
 #pragma unroll 1
   for (int first = threadIdx.x; first < n; first += kBatch * kThreads) {
-    V batch[kBatch];
+    V batch[kBatch]{}; // not left undefined, or its registers were taken from the kernel's begin to its end
 #pragma unroll
     for (int u = 0; u < kBatch; u++)
       if (first + u * kThreads < n)

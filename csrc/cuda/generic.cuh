@@ -8,11 +8,11 @@
 
 namespace skreg {
 
-template <class T> __device__ __forceinline__ T sum_of_lanes(T x, int lanes) {
+// Every x becomes its sum over the lanes of a kernel.
+template <class... T> __device__ __forceinline__ void add_lanes(int lanes, T &...x) {
 #pragma unroll 1
   for (int step = 1; step < lanes; step *= 2)
-    x += __shfl_xor_sync(0xffffffff, x, step);
-  return x;
+    ((x += __shfl_xor_sync(0xffffffff, x, step)), ...);
 }
 
 // Elements of type E, of one kernel of one operand, around one position.
@@ -32,15 +32,13 @@ template <class T, class E> struct Neighbourhood {
   }
 };
 
-template <class E> __device__ __forceinline__ E *position(E *kernel, const int64_t *stride, int z, int y, int x) {
-  return kernel + z * stride[0] + y * stride[1] + x * stride[2];
-}
+__device__ __forceinline__ int lane_of_thread(int lane_bits) { return int(threadIdx.x) & ((1 << lane_bits) - 1); }
 
-// Calls f(z, y, x) for the positions of thread `lane` of `lanes`.
+// Calls f(z, y, x) for the positions of this thread.
 template <class F>
-__device__ __forceinline__ void for_each_own_position(const CompactShape &s, int lane, int lanes, F &&f) {
+__device__ __forceinline__ void for_each_own_position(const CompactShape &s, const int &lane_bits, F &&f) {
 #pragma unroll 1
-  for (int p = lane; p < s.size; p += lanes) {
+  for (int p = lane_of_thread(lane_bits); p < s.size; p += 1 << lane_bits) {
     asm volatile("" ::: "memory"); // sizes and strides are read where they are needed, not kept in registers
     const unsigned row = unsigned(p) / unsigned(s.width), z = row / unsigned(s.height);
     f(int(z), int(row - z * s.height), int(p - row * s.width));
@@ -49,25 +47,29 @@ __device__ __forceinline__ void for_each_own_position(const CompactShape &s, int
 
 // E: what weight and vector are made of.
 template <Work work, class T, class E>
-__device__ __forceinline__ void compute_generic(const Call &call, const Task<kOperands<work>> &task, Sums &sums) {
+__device__ __forceinline__ void compute_generic(const Call &call, const Task<kOperands<work>> &task,
+                                                ThreadState &state) {
   constexpr bool hessian = work == Work::hessian;
   constexpr int vector = hessian ? 2 : 0;
   const CompactShape &shape = task.geometry.shape;
-  const int64_t *stride_k = task.geometry.strides[0].spatial, *stride_v = task.geometry.strides[vector].spatial;
   const int &lane_bits = task.geometry.lane_bits;
-  const int lanes = 1 << lane_bits, lane = int(threadIdx.x) & (lanes - 1);
+  const auto neighbourhood = [&](const char *kernel, int operand, int z, int y, int x) -> Neighbourhood<T, E> {
+    __builtin_assume(__isGlobal(kernel));
+    const int64_t *stride = task.geometry.strides[operand].spatial;
+    return {reinterpret_cast<const E *>(kernel) + z * stride[0] + y * stride[1] + x * stride[2], stride};
+  };
+  state.sums = {};
 #pragma unroll 1 // and for as many rounds in every thread, because threads meet in shuffles
-  for (int first = 0; first < task.count; first += kThreads >> lane_bits) {
-    const int own = first + (int(threadIdx.x) >> lane_bits);
-    const int kernel = own < task.count ? own : 0;
-    const E *k = reinterpret_cast<const E *>(task.record.data[0]) + task.offset(0, kernel);
-    const E *v = reinterpret_cast<const E *>(task.record.data[vector]) + task.offset(vector, kernel);
-    __builtin_assume(__isGlobal(k));
-    __builtin_assume(__isGlobal(v));
+  for (state.kernel = int(threadIdx.x) >> lane_bits; state.kernel - (int(threadIdx.x) >> lane_bits) < task.count;
+       state.kernel += kThreads >> lane_bits) {
+    const int kernel = state.kernel < task.count ? state.kernel : 0;
+    state.weight = task.record.data[0] + task.offset(0, kernel) * int(sizeof(E));
+    if constexpr (hessian)
+      state.vector = task.record.data[2] + task.offset(2, kernel) * int(sizeof(E));
     T d = 0, e = 0, lk_v = 0, k_v = 0;
-    for_each_own_position(shape, lane, lanes, [&](int z, int y, int x) {
-      const Neighbourhood<T, E> near_k{position(k, stride_k, z, y, x), stride_k};
-      const Neighbourhood<T, E> near_v{position(v, stride_v, z, y, x), stride_v};
+    for_each_own_position(shape, lane_bits, [&](int z, int y, int x) {
+      const Neighbourhood<T, E> near_k = neighbourhood(state.weight, 0, z, y, x);
+      const Neighbourhood<T, E> near_v = hessian ? neighbourhood(state.vector, vector, z, y, x) : near_k;
       const T center_k = near_k(0, 0, 0), center_v = hessian ? near_v(0, 0, 0) : T(0);
       e += center_k * center_k;
       k_v += center_k * center_v;
@@ -78,29 +80,29 @@ __device__ __forceinline__ void compute_generic(const Call &call, const Task<kOp
           lk_v += step * (center_v - near_v(dz, dy, dx));
       });
     });
-    d = sum_of_lanes(d, lanes);
-    e = sum_of_lanes(e, lanes);
-    if constexpr (hessian) {
-      lk_v = sum_of_lanes(lk_v, lanes);
-      k_v = sum_of_lanes(k_v, lanes);
-    }
+    if constexpr (hessian)
+      add_lanes(1 << lane_bits, d, e, lk_v, k_v);
+    else
+      add_lanes(1 << lane_bits, d, e);
     const auto result =
         evaluate<work>(call.options, d, e, lk_v, k_v, T(task.factors.coefficient), T(task.factors.curvature));
-    if (own < task.count && lane == 0) {
-      sums.score += double(result.value);
-      sums.slope += double(result.slope);
+    if (state.kernel < task.count && lane_of_thread(lane_bits) == 0) {
+      state.sums.score += double(result.value);
+      state.sums.slope += double(result.slope);
     }
     if constexpr (work != Work::sums) {
-      if (own >= task.count || !call.write)
+      if (state.kernel >= task.count || !call.write)
         continue;
-      const int64_t base = task.offset(1, kernel);
-      for_each_own_position(shape, lane, lanes, [&](int z, int y, int x) {
-        const auto f = result.factors;
-        const Neighbourhood<T, E> near_k{position(k, stride_k, z, y, x), stride_k};
-        T out = near_k.combine(shape, z, y, x, f.lk, f.k);
-        if constexpr (hessian) {
-          const Neighbourhood<T, E> near_v{position(v, stride_v, z, y, x), stride_v};
-          out += near_v.combine(shape, z, y, x, f.lv, f.v);
+      const auto &f = result.factors;
+      state.factors = {double(f.lk), double(f.k), double(f.lv), double(f.v)};
+      const int64_t base = task.offset(1, state.kernel);
+      for_each_own_position(shape, lane_bits, [&](int z, int y, int x) {
+        const auto &f = state.factors;
+        T out = 0;
+#pragma unroll 1 // weight and vector by the same code: two copies of it would not fit the registers
+        for (int operand = 0; operand <= vector; operand += 2) {
+          const auto near = neighbourhood(operand ? state.vector : state.weight, operand, z, y, x);
+          out += near.combine(shape, z, y, x, T(operand ? f.lv : f.lk), T(operand ? f.v : f.k));
         }
         const int64_t *to = task.geometry.strides[1].spatial;
         store_element(out, task.record.data[1], task.record.dtype(1), base + z * to[0] + y * to[1] + x * to[2],

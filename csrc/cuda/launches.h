@@ -115,8 +115,9 @@ public:
     record.geometry = uint16_t(known - 1);
     std::memcpy(const_cast<Record<Operands> *>(&a.record(a.layers++)), &record, sizeof record);
     a.chunks = uint32_t(chunks);
-    if (geometry.kind != Kind::generic)
-      shared_bytes = std::max(shared_bytes, (Operands == 3 ? 2 : 1) * geometry.chunk * geometry.shape.size * 4);
+    const int staged = (Operands == 3 ? 2 : 1) * geometry.chunk * geometry.shape.size * int(sizeof(float));
+    shared_bytes =
+        std::max(shared_bytes, geometry.kind == Kind::generic ? kThreads * int(sizeof(ThreadState)) : staged);
     return true;
   }
 

@@ -173,6 +173,7 @@ Tensor add_gradients_(Tensors weights, Tensors gradients, Tensor coefficients, s
                       int64_t normalize, int64_t exponentiate, bool mean, int64_t connectivity, double max_exponent) {
   const Options options = make_options(normalize, exponentiate, mean, connectivity, max_exponent);
   check_like(gradients, weights, "gradients");
+  check_apart(gradients, weights, "gradients");
   auto layers = make_layers(weights, nullptr, &gradients, coefficients, options);
   Call call = make_call(options, scale, weights[0]);
   call.add = true;

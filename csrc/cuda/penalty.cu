@@ -27,8 +27,7 @@ __device__ __forceinline__ void compute_staged(const Call &call, const Task<kOpe
 }
 
 template <Work work>
-__global__ void __launch_bounds__(kThreads, work == Work::hessian ? 4 : 8)
-    penalty_kernel(const __grid_constant__ Arguments<kOperands<work>> a) {
+__global__ void __launch_bounds__(kThreads, 8) penalty_kernel(const __grid_constant__ Arguments<kOperands<work>> a) {
   constexpr int Operands = kOperands<work>;
   extern __shared__ float4 shared[];
   __shared__ Task<Operands> task;
@@ -37,9 +36,9 @@ __global__ void __launch_bounds__(kThreads, work == Work::hessian ? 4 : 8)
   if (task.geometry.kind != Kind::generic) {
     float *weights = reinterpret_cast<float *>(shared);
     float *vectors = weights + task.geometry.chunk * task.geometry.shape.size;
-    load_operand(task, 0, weights);
-    if constexpr (work == Work::hessian)
-      load_operand(task, 2, vectors);
+#pragma unroll 1
+    for (int operand = 0; operand < Operands; operand += 2)
+      load_operand(task, operand, operand ? vectors : weights);
     __syncthreads();
     compute_staged<work>(a.call, task, weights, vectors, sums);
     if constexpr (work != Work::sums) {
@@ -48,11 +47,13 @@ __global__ void __launch_bounds__(kThreads, work == Work::hessian ? 4 : 8)
         store_operand(task, 1, weights, a.call.add);
     }
   } else {
+    ThreadState &state = reinterpret_cast<ThreadState *>(shared)[threadIdx.x];
     with_type(task.record.data[0], task.record.dtype(0), [&](const auto *p) {
       using E = std::remove_const_t<std::remove_pointer_t<decltype(p)>>;
       using T = std::conditional_t<std::is_same_v<E, double>, double, float>;
-      compute_generic<work, T, E>(a.call, task, sums);
+      compute_generic<work, T, E>(a.call, task, state);
     });
+    sums = state.sums;
   }
   if (a.call.partials)
     finish(a, task, sums, all_counters + a.counters);

@@ -13,6 +13,15 @@ namespace skreg {
 constexpr int kThreads = 128;         // a block
 constexpr int kStagedElements = 3200; // of an operand in shared memory, at most
 
+// What a thread that works on a `generic` kernel keeps in shared memory, because in double it would not fit the
+// registers.
+struct ThreadState {
+  Sums sums;
+  HessianFactors<double> factors;
+  const char *weight, *vector; // the kernel's
+  int kernel;                  // of the block's
+};
+
 // Kernel sizes that are compiled in, for arithmetic in float. All others are `generic`.
 enum class Kind : uint8_t { generic, taps3, square3, square3_diagonal, square5, square7 };
 constexpr int kLargestCompiled = 49;

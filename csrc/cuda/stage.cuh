@@ -57,7 +57,7 @@ template <class E>
 __device__ __forceinline__ void load_strided(const E *from, const int64_t *offsets, float *to, int size) {
 #pragma unroll 1
   for (int p = 0; p < size; p += kBatch) {
-    E batch[kBatch];
+    E batch[kBatch]{}; // see `in_batches`
 #pragma unroll
     for (int u = 0; u < kBatch; u++)
       if (p + u < size)
@@ -72,7 +72,7 @@ template <class E>
 __device__ __forceinline__ void store_strided(const float *from, E *to, const int64_t *offsets, int size, bool add) {
 #pragma unroll 1
   for (int p = 0; p < size; p += kBatch) {
-    E batch[kBatch];
+    E batch[kBatch]{}; // see `in_batches`
 #pragma unroll
     for (int u = 0; u < kBatch; u++)
       if (add && p + u < size)

@@ -6,7 +6,8 @@
 
 namespace skreg {
 
-constexpr int kRegisterElements = 18; // of all operands of a thread; more stay in shared memory, a window at a time
+constexpr int kRegisterElements =
+    9; // of a thread's kernel; of a larger one a window is in registers, the rest in shared memory
 
 // Calls f(q) for the neighbours q of position p; half: for those after p. All of it is known to the compiler once the
 // caller's loop over p is unrolled.
@@ -47,28 +48,34 @@ template <class Shape> struct Window {
   }
 };
 
+// In a new pass elements are read again, each just before it is needed.
+__device__ __forceinline__ void begin_pass() { asm volatile("" ::: "memory"); }
+
+// The direction of a Hessian-vector product has passes to itself: registers never hold more of it than one element
+// beside the kernel.
 template <Work work, class Shape>
 __device__ __forceinline__ void compute_staged(const Call &call, const Task<kOperands<work>> &task, float *weights,
                                                const float *vectors, Sums &sums) {
   static_assert(Shape::size <= kLargestCompiled);
   const float coefficient = float(task.factors.coefficient), curvature = float(task.factors.curvature);
   constexpr int size = Shape::size;
-  constexpr bool hessian = work == Work::hessian, keep = size * (hessian ? 2 : 1) <= kRegisterElements;
+  constexpr bool hessian = work == Work::hessian, keep = size <= kRegisterElements;
 #pragma unroll 1 // one kernel at a time fits the registers
   for (int i = threadIdx.x; i < task.count; i += kThreads) {
     float *weight = weights + i * size;
     const float *vector = hessian ? vectors + i * size : nullptr;
-    Window<Shape> k, v;
+    Window<Shape> window;
+    const float *k = window.k;
     float d = 0, e = 0, lk_v = 0, k_v = 0;
 #pragma unroll
     for (int p = 0; p < size; p++) {
-      k.advance(weight, p);
-      e += k.k[p] * k.k[p];
-      for_each_neighbour<Shape, true>(p, [&](int q) { d += (k.k[p] - k.k[q]) * (k.k[p] - k.k[q]); });
+      window.advance(weight, p);
+      e += k[p] * k[p];
+      for_each_neighbour<Shape, true>(p, [&](int q) { d += (k[p] - k[q]) * (k[p] - k[q]); });
       if constexpr (hessian) {
-        v.advance(vector, p);
-        k_v += k.k[p] * v.k[p];
-        for_each_neighbour<Shape, true>(p, [&](int q) { lk_v += (k.k[p] - k.k[q]) * (v.k[p] - v.k[q]); });
+        const float v = vector[p];
+        lk_v += window.laplacian(p) * v;
+        k_v += k[p] * v;
       }
     }
     const auto result = evaluate<work>(call.options, d, e, lk_v, k_v, coefficient, curvature);
@@ -77,24 +84,23 @@ __device__ __forceinline__ void compute_staged(const Call &call, const Task<kOpe
     if constexpr (work == Work::sums)
       continue;
     const auto f = result.factors;
-    if constexpr (keep) {
-      k.forget();
-      if constexpr (hessian)
-        v.forget();
-    } else {
-      asm volatile("" ::: "memory"); // read again, each element just before it is needed
-    }
+    if constexpr (keep)
+      window.forget();
+    else
+      begin_pass();
 #pragma unroll
     for (int p = 0; p < size; p++) {
       if constexpr (!keep)
-        k.advance(weight, p);
-      float out = f.lk * k.laplacian(p) + f.k * k.k[p];
-      if constexpr (hessian) {
-        if constexpr (!keep)
-          v.advance(vector, p);
-        out += f.lv * v.laplacian(p) + f.v * v.k[p];
+        window.advance(weight, p);
+      weight[p] = f.lk * window.laplacian(p) + f.k * k[p];
+    }
+    if constexpr (hessian) {
+      begin_pass();
+#pragma unroll
+      for (int p = 0; p < size; p++) {
+        window.advance(vector, p);
+        weight[p] += f.lv * window.laplacian(p) + f.v * k[p];
       }
-      weight[p] = out;
     }
   }
 }

@@ -18,8 +18,10 @@ __device__ __forceinline__ void for_each_neighbour(const CompactShape &s, int z,
     for (int dy = y == 0 || (half && dz == 0) ? 0 : -1; dy <= y_end; dy++)
 #pragma unroll 1
       for (int dx = x == 0 || (half && dz == 0 && dy == 0) ? 0 : -1; dx <= x_end; dx++)
-        if ((dz || dy || dx) && dz * dz + dy * dy + dx * dx <= s.connectivity)
+        if ((dz || dy || dx) && dz * dz + dy * dy + dx * dx <= s.connectivity) {
+          asm volatile("" ::: "memory"); // sizes and strides are read where they are needed, not kept in registers
           f(dz, dy, dx);
+        }
 }
 
 // What one kernel adds to its layer's sums, and what makes its result:

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from skreg._checks import check_count
-from skreg.benchmark.contenders import COMPILED, COPY_FRESH, COPY_READY, OURS, OURS_ADD
+from skreg.benchmark.contenders import (
+    COMPILED,
+    COPY_BFLOAT16,
+    COPY_FRESH,
+    COPY_READY,
+    OURS,
+    OURS_ADD,
+    OURS_BFLOAT16,
+    OURS_BFLOAT16_LAST,
+    OURS_LAST,
+)
 from skreg.benchmark.weights import GROWING_SETS, WEIGHT_SETS, Shape
 from skreg.options import PenaltyOptions
 
@@ -39,8 +47,6 @@ class Case:
     contenders: tuple[str, ...]
     threads: int
     exponentiate: str = "kernel"
-    dtype: torch.dtype = torch.float32
-    channels_last: bool = False
     cold: bool = False
 
 
@@ -64,20 +70,9 @@ def _add(sets: Sequence[str], threads: int) -> list[Case]:
 
 
 def _formats(sets: Sequence[str], threads: int) -> list[Case]:
-    return [
-        Case(
-            "formats",
-            name,
-            WEIGHT_SETS[name],
-            (OURS, "matrix", *COPIES),
-            threads,
-            dtype=dtype,
-            channels_last=channels_last,
-        )
-        for name in sets
-        for dtype in (torch.float32, torch.bfloat16)
-        for channels_last in (False, True)
-    ]
+    # All forms of the weights in one case: in two cases, a slow spell of the machine could meet one of them alone.
+    forms = (OURS, OURS_BFLOAT16, OURS_LAST, OURS_BFLOAT16_LAST)
+    return [Case("formats", name, WEIGHT_SETS[name], (*forms, COPY_BFLOAT16, *COPIES), threads) for name in sets]
 
 
 def _threads(sets: Sequence[str], threads: int) -> list[Case]:

@@ -37,11 +37,23 @@ class Contender:
         passes: how often the task moves as many bytes as the weights hold, at the least: 2 to read weights
             and write gradients, 3 to add to gradients. None where bytes are not what the time goes to.
         checked: whether the first call's result is value and gradient of the penalty.
+        dtype, channels_last: in which form it gets the weights; None: in the one that the case has.
     """
 
     prepare: Callable[[list[Tensor], PenaltyOptions], Call]
     passes: int | None = 2
     checked: bool = True
+    dtype: torch.dtype | None = None
+    channels_last: bool | None = None
+
+    def form(self, weights: list[Tensor]) -> list[Tensor]:
+        """The weights in the form that it works on: themselves, or copies."""
+        if self.dtype is not None:
+            weights = [weight.to(self.dtype) for weight in weights]
+        if self.channels_last is not None:
+            memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+            weights = [weight.contiguous(memory_format=memory_format) for weight in weights]
+        return weights
 
 
 def _ours(weights: list[Tensor], options: PenaltyOptions) -> Call:
@@ -239,6 +251,8 @@ def _backward(loss: Loss, leaves: list[Tensor], *, add: bool = False) -> Call:
 
 
 OURS, OURS_ADD = "ours", "ours, add"
+OURS_BFLOAT16, OURS_LAST = "ours, bfloat16", "ours, channels_last"
+OURS_BFLOAT16_LAST, COPY_BFLOAT16 = "ours, bfloat16, channels_last", "copy, fresh memory, bfloat16"
 COPY_FRESH, COPY_READY = "copy, fresh memory", "copy, ready memory"
 COMPILED = "naive, compiled"
 CONTENDERS: dict[str, Contender] = {
@@ -253,6 +267,10 @@ CONTENDERS: dict[str, Contender] = {
     "ours on one kernel": Contender(_ours_on_one_kernel, passes=None, checked=False),
     "autograd alone": Contender(_autograd_alone, passes=None, checked=False),
     "add, same bytes": Contender(_add, passes=3, checked=False),
+    OURS_BFLOAT16: Contender(_ours, dtype=torch.bfloat16),
+    OURS_LAST: Contender(_ours, channels_last=True),
+    OURS_BFLOAT16_LAST: Contender(_ours, dtype=torch.bfloat16, channels_last=True),
+    COPY_BFLOAT16: Contender(_copy_fresh, checked=False, dtype=torch.bfloat16),
     COPY_FRESH: Contender(_copy_fresh, checked=False),
     COPY_READY: Contender(_copy_ready, checked=False),
 }

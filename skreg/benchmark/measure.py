@@ -105,12 +105,13 @@ def run_cases(
 
 
 def _run_case(case: Case, rounds: int, seconds: float, device: torch.device, seed: int) -> list[Measurement]:
-    weights = make_weights(case.shapes, dtype=case.dtype, channels_last=case.channels_last, device=device, seed=seed)
+    weights = make_weights(case.shapes, device=device, seed=seed)
     calls, notes = prepare(case.contenders, weights, OPTIONS[case.exponentiate])
     times = time_interleaved(calls, rounds=rounds, seconds=seconds, cold=case.cold, device=device, seed=seed)
     medians = {name: statistics.median(samples) for name, samples in times.items()}
+    forms = {name: CONTENDERS[name].form(weights) for name in case.contenders}
     rates = {
-        name: passes * count_bytes(weights) / medians[name] / 1e9
+        name: passes * count_bytes(forms[name]) / medians[name] / 1e9
         for name in calls
         if (passes := CONTENDERS[name].passes) is not None
     }
@@ -124,8 +125,8 @@ def _run_case(case: Case, rounds: int, seconds: float, device: torch.device, see
                 weights=case.weights,
                 tensors=len(weights),
                 count=sum(weight.numel() for weight in weights),
-                dtype=str(case.dtype).removeprefix("torch."),
-                layout="channels_last" if case.channels_last else "contiguous",
+                dtype=str(forms[name][0].dtype).removeprefix("torch."),
+                layout="contiguous" if all(map(_is_contiguous, forms[name])) else "channels_last",
                 exponentiate=case.exponentiate,
                 cache="cold" if case.cold else "warm",
                 threads=case.threads,
@@ -154,17 +155,20 @@ def prepare(
     """
     calls: dict[str, Call] = {}
     notes: dict[str, str] = {}
-    # Before any call: some contenders add to gradients, and only the first call finds zeros there.
-    expected = expected_result(weights, options)
+    expected: dict[torch.dtype, tuple[float, list[Tensor]]] = {}  # by dtype: bfloat16 weights are other weights
     for name in names:
         contender = CONTENDERS[name]
+        own = contender.form(weights)
         try:
-            call = contender.prepare(weights, options)
+            call = contender.prepare(own, options)
         except Unavailable as reason:
             notes[name] = str(reason)
             continue
         if contender.checked:
-            _check(name, call(), expected, _TOLERANCES[weights[0].dtype])
+            dtype = own[0].dtype
+            if dtype not in expected:
+                expected[dtype] = expected_result(own, options)
+            _check(name, call(), expected[dtype], _TOLERANCES[dtype])
         calls[name] = call
     return calls, notes
 
@@ -195,6 +199,10 @@ def _check(name: str, found: Result, expected: tuple[float, list[Tensor]], toler
                 f"{name}: gradient {index} is off by {error:.3g}, more than {tolerance:.1g} of its largest "
                 f"element {largest:.3g}"
             )
+
+
+def _is_contiguous(weight: Tensor) -> bool:
+    return weight.is_contiguous()
 
 
 def _quartiles(samples: Sequence[float]) -> tuple[float | None, float | None]:

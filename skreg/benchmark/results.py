@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skreg._extras import require
+from skreg.benchmark.attacks import AttackMeasurement
 from skreg.benchmark.cases import TITLES
 from skreg.benchmark.contenders import COPY_READY, OURS
 from skreg.benchmark.measure import Measurement
@@ -30,7 +31,7 @@ Machine = Mapping[str, str | int]
 
 def write_csv(
     path: str | os.PathLike[str],
-    measurements: Sequence[Measurement | StepMeasurement | TrainingMeasurement],
+    measurements: Sequence[Measurement | StepMeasurement | TrainingMeasurement | AttackMeasurement],
     machine: Machine,
 ) -> None:
     """Write a row a measurement, with the machine in its last columns, whole or not at all.
@@ -81,6 +82,23 @@ def print_training(measurements: Sequence[TrainingMeasurement], machine: Machine
         console.print(note, highlight=False, markup=False)
 
 
+def print_attacks(measurements: Sequence[AttackMeasurement], machine: Machine, console: Console) -> None:
+    """Print the machine and a table of attacks on a rich console."""
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False, markup=False)
+    table: RichTable = require("rich.table", "lab").Table(box=require("rich.box", "lab").SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for column in ("ms an image", "spread", "faster", "agreement", "distance"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for title, rows in groupby(measurements, key=lambda each: f"{each.attack}, {each.images} images"):
+        table.add_row(title, style="bold")
+        for row in rows:
+            spread = f"{(row.upper_ms - row.lower_ms) / row.median_ms:.0%}"
+            cells = (f"{row.faster:.2f}", f"{row.agreement:.0%}", f"{row.median_distance:.3g}")
+            table.add_row(f"  {row.contender}", f"{row.median_ms:.1f}", spread, *cells)
+        table.add_section()
+    console.print(table)
+
+
 def _table(title: str, rows: Sequence[Measurement]) -> RichTable:
     """A block a case, under a line with the weights and with whatever else differs between the cases."""
     table: RichTable = require("rich.table", "lab").Table(
@@ -89,7 +107,7 @@ def _table(title: str, rows: Sequence[Measurement]) -> RichTable:
     table.add_column("")
     for column in ("median", "spread", "x first", "GB/s", "of fresh\ncopy", "of ready\ncopy"):
         table.add_column(column, justify="right", no_wrap=True)
-    labels = {"exponentiate": "exponentiate {}", "dtype": "{}", "layout": "{}", "threads": "{} threads"}
+    labels = {"exponentiate": "exponentiate {}", "threads": "{} threads"}
     varying = [column for column in labels if len({getattr(row, column) for row in rows}) > 1]
     for case, contenders in groupby(rows, key=lambda row: [row.weights, *(getattr(row, c) for c in varying)]):
         told = [labels[column].format(value) for column, value in zip(varying, case[1:], strict=True)]
@@ -118,16 +136,18 @@ def print_steps(measurements: Sequence[StepMeasurement], machine: Machine, conso
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False, markup=False)
     table: RichTable = require("rich.table", "lab").Table(box=require("rich.box", "lab").SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for column in ("step", "x plain", "quartiles", "inside", "1 + share"):
+    for column in ("time", "overhead", "95% interval", "inside", "1 + share"):
         table.add_column(column, justify="right", no_wrap=True)
     for net, rows in groupby(measurements, key=lambda each: f"{each.net}, batch {each.batch_size}"):
+        plain, *others = rows
         table.add_row(net, style="bold")
-        for row in rows:
-            quartiles = f"{row.lower_overhead:.3f} to {row.upper_overhead:.3f}"
-            cells = [f"{row.overhead:.3f}", quartiles]
+        table.add_row("  plain", _time(1e3 * plain.plain_ms))
+        for row in others:
+            added = f"{'+' if row.added_ms >= 0 else ''}{_time(1e3 * row.added_ms)}"
+            cells = [added, f"{row.overhead:.4f}", f"{row.lower_overhead:.4f} to {row.upper_overhead:.4f}"]
             if row.inside_ms is not None:
                 cells += [_time(1e3 * row.inside_ms), f"{row.inside_overhead:.4f}"]
-            table.add_row(f"  {row.contender}", _time(1e3 * row.median_ms), *cells)
+            table.add_row(f"  {row.contender}", *cells)
         table.add_section()
     console.print(table)
 

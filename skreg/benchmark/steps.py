@@ -1,8 +1,11 @@
 """The benchmark of a training step: what the regularizer adds to forward, backward and SGD with momentum.
 
 All contenders start from copies of one model and see the same batch, and every one is compared with the plain step of
-the same round. A second plain step among them shows how far from 1 the machine's noise goes. As that may be more than
-a hook costs, the time inside the hooks is measured as well.
+the same round. What the regularizer does depends on the weights alone, not on the batch, while the noise of a step
+grows with its length. So the milliseconds that it adds are the median difference of many short steps, with small
+batches, and the overhead is their share of a plain step with a batch as people train with. A second plain step among
+the contenders shows what is noise: the interval of its difference holds 0. The clock inside the hooks, with the large
+batch, is a check.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +26,7 @@ import skreg.models
 from skreg._checks import check_count, check_number
 from skreg.benchmark.contenders import naive_penalty
 from skreg.benchmark.measure import expected_result
-from skreg.benchmark.timing import time_interleaved
+from skreg.benchmark.timing import median_interval, time_interleaved
 from skreg.regularizer import SmoothKernelRegularizer
 
 PLAIN, AGAIN = "plain", "plain, again"
@@ -30,10 +34,11 @@ HOOK, DECOUPLED, LOSS, NAIVE = "hook", "hook, decoupled", "loss form", "naive"
 CONTENDERS = (PLAIN, AGAIN, HOOK, DECOUPLED, LOSS, NAIVE)
 # Enough for the penalty to move the weights by far more than rounding, in steps that are stable.
 STRENGTH = LEARNING_RATE = 0.01
+FULL_ROUNDS = 5  # steps with the large batch: their time is divided by, so a tenth of error is a tenth of the overhead
 # Largest error of a weight after one step, as a share of the layer's largest move by the penalty.
 TOLERANCE = 1e-2
 
-_Step = Callable[[], None]
+_Step = Callable[[Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -43,18 +48,20 @@ class Net:
     Attributes:
         shape: channels, height, width of an image.
         batch_size: of the default; two cores take about a second a step of the ResNets.
+        small_batch_size: of the many short steps.
     """
 
     model: str
     shape: tuple[int, int, int]
     classes: int
     batch_size: int
+    small_batch_size: int
 
 
 NETS = {
-    "two_conv": Net("two_conv", (1, 28, 28), 10, 128),
-    "resnet18_cifar": Net("resnet18_cifar", (3, 32, 32), 10, 32),
-    "resnet50": Net("resnet50_restricted_imagenet", (3, 224, 224), 1000, 4),
+    "two_conv": Net("two_conv", (1, 28, 28), 10, 128, 4),
+    "resnet18_cifar": Net("resnet18_cifar", (3, 32, 32), 10, 32, 1),
+    "resnet50": Net("resnet50_restricted_imagenet", (3, 224, 224), 1000, 4, 1),
 }
 
 
@@ -63,29 +70,34 @@ class StepMeasurement:
     """One contender's training step on one net.
 
     Attributes:
+        batch_size, small_batch_size: of the step that the overhead is a share of, and of the steps that are compared.
         count: number of regularized weights.
-        lower_ms, median_ms, upper_ms: median and quartiles of a step.
-        lower_overhead, overhead, upper_overhead: median and quartiles of the ratio to the plain step of the same
-            round.
-        added_ms: median of the difference to the plain step of the same round.
-        inside_ms: median time a step inside the hook; None for what is no hook. It lacks what the hook costs
-            the rest of the step by the caches that it leaves.
-        inside_overhead: 1 + inside_ms as a share of the plain step's median.
+        samples: rounds of short steps.
+        plain_ms: median of the plain step.
+        small_plain_ms: the same with the small batch.
+        lower_added_ms, added_ms, upper_added_ms: median difference to the plain step of the same round, with the small
+            batch, and the 95% confidence interval of that median.
+        lower_overhead, overhead, upper_overhead: 1 + these as a share of plain_ms.
+        inside_ms: median time a step inside the hook, with the large batch; None for what is no hook. It lacks what the
+            hook costs the rest of the step by the caches that it leaves.
+        inside_overhead: 1 + inside_ms as a share of plain_ms.
     """
 
     net: str
     contender: str
     batch_size: int
+    small_batch_size: int
     count: int
     threads: int
     samples: int
-    lower_ms: float
-    median_ms: float
-    upper_ms: float
+    plain_ms: float
+    small_plain_ms: float
+    lower_added_ms: float
+    added_ms: float
+    upper_added_ms: float
     lower_overhead: float
     overhead: float
     upper_overhead: float
-    added_ms: float
     inside_ms: float | None
     inside_overhead: float | None
 
@@ -105,8 +117,8 @@ def run_steps(
     Args:
         nets: keys of `NETS`.
         batch_size: by default each net's own.
-        rounds: steps a contender.
-        seconds: no new round of a net starts later than this, once there were a few.
+        rounds: short steps a contender.
+        seconds: no new round of a net starts later than this, once there were a few; the long steps come on top.
         seed: of weights, images and the orders of measuring.
         progress: told what is measured next.
 
@@ -137,15 +149,21 @@ def run_steps(
 
 def _measure(net: str, batch_size: int, threads: int, rounds: int, seconds: float, seed: int) -> list[StepMeasurement]:
     model, images, labels = _problem(NETS[net], batch_size, seed)
+    small = min(NETS[net].small_batch_size, batch_size)
     models = {name: copy.deepcopy(model) for name in CONTENDERS}
     inside: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    steps = {name: prepare_step(name, models[name], images, labels, inside[name]) for name in CONTENDERS}
-    check_first_steps(model, models, steps)
+    steps = {name: prepare_step(name, models[name], inside[name]) for name in CONTENDERS}
+    check_first_steps(model, models, steps, images, labels)
+    long = {name: partial(steps[name], images, labels) for name in (PLAIN, HOOK, DECOUPLED)}
     for seconds_inside in inside.values():
         seconds_inside.clear()  # the first step has more to do, once
-    times = time_interleaved(steps, rounds=rounds, seconds=seconds, seed=seed)
+    plain = time_interleaved(long, rounds=min(rounds, FULL_ROUNDS), seconds=seconds, seed=seed)[PLAIN]
+    in_hooks = {name: list(seconds_inside) for name, seconds_inside in inside.items()}
+    short = {name: partial(step, images[:small], labels[:small]) for name, step in steps.items()}
+    times = time_interleaved(short, rounds=rounds, seconds=seconds, seed=seed)
     count = sum(weight.numel() for weight in _regularized(model))
-    return [_row(net, name, batch_size, count, threads, times[name], times[PLAIN], inside[name]) for name in CONTENDERS]
+    sizes = (batch_size, small, count, threads)
+    return [_row(net, name, sizes, plain, times[name], times[PLAIN], in_hooks[name]) for name in CONTENDERS]
 
 
 def _problem(net: Net, batch_size: int, seed: int) -> tuple[nn.Module, Tensor, Tensor]:
@@ -159,7 +177,7 @@ def _problem(net: Net, batch_size: int, seed: int) -> tuple[nn.Module, Tensor, T
         return model.train(), torch.rand(batch_size, *net.shape), torch.randint(net.classes, (batch_size,))
 
 
-def prepare_step(name: str, model: nn.Module, images: Tensor, labels: Tensor, inside: list[float]) -> _Step:
+def prepare_step(name: str, model: nn.Module, inside: list[float]) -> _Step:
     """The training step of a contender, to be called again and again; a hook's seconds are appended to `inside`."""
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9)
     regularizer = SmoothKernelRegularizer(model, strength=STRENGTH)
@@ -167,7 +185,7 @@ def prepare_step(name: str, model: nn.Module, images: Tensor, labels: Tensor, in
         _attach_timed(regularizer, optimizer, name == DECOUPLED, inside)
     weights = _regularized(model)
 
-    def step() -> None:
+    def step(images: Tensor, labels: Tensor) -> None:
         optimizer.zero_grad()
         loss = F.cross_entropy(model(images), labels)
         if name == LOSS:
@@ -196,7 +214,9 @@ def _attach_timed(
     register(lambda *_: inside.append(time.perf_counter() - begin))
 
 
-def check_first_steps(start: nn.Module, models: Mapping[str, nn.Module], steps: Mapping[str, _Step]) -> None:
+def check_first_steps(
+    start: nn.Module, models: Mapping[str, nn.Module], steps: Mapping[str, _Step], images: Tensor, labels: Tensor
+) -> None:
     """Take the first step of each contender and compare the weights with the plain step's and the reference gradient.
 
     The coupled forms take the gradient at the weights before the step, the decoupled one at those after it.
@@ -205,7 +225,7 @@ def check_first_steps(start: nn.Module, models: Mapping[str, nn.Module], steps: 
         AssertionError: names the contender and the weight.
     """
     for step in steps.values():
-        step()
+        step(images, labels)
     names = SmoothKernelRegularizer(start).names
     plain, options = _regularized(models[PLAIN]), SmoothKernelRegularizer(start).options
     gradients = {point: expected_result(_regularized(point), options)[1] for point in (start, models[PLAIN])}
@@ -229,38 +249,34 @@ def _regularized(model: nn.Module) -> list[Tensor]:
 def _row(
     net: str,
     name: str,
-    batch_size: int,
-    count: int,
-    threads: int,
+    sizes: tuple[int, int, int, int],
+    long_plain: Sequence[float],
     times: Sequence[float],
     plain: Sequence[float],
     inside: Sequence[float],
 ) -> StepMeasurement:
+    whole = statistics.median(long_plain)
+    differences = [own - other for own, other in zip(times, plain, strict=True)]
+    lower, upper = median_interval(differences)
+    added = statistics.median(differences)
     in_hook = statistics.median(inside) if inside else None
-    lower, median, upper = _quartiles([1e3 * seconds for seconds in times])
-    ratios = [own / other for own, other in zip(times, plain, strict=True)]
-    lower_overhead, overhead, upper_overhead = _quartiles(ratios)
+    batch_size, small_batch_size, count, threads = sizes
     return StepMeasurement(
         net=net,
         contender=name,
         batch_size=batch_size,
+        small_batch_size=small_batch_size,
         count=count,
         threads=threads,
         samples=len(times),
-        lower_ms=round(lower, 3),
-        median_ms=round(median, 3),
-        upper_ms=round(upper, 3),
-        lower_overhead=round(lower_overhead, 4),
-        overhead=round(overhead, 4),
-        upper_overhead=round(upper_overhead, 4),
-        added_ms=round(1e3 * statistics.median(own - other for own, other in zip(times, plain, strict=True)), 3),
+        plain_ms=round(1e3 * whole, 3),
+        small_plain_ms=round(1e3 * statistics.median(plain), 3),
+        lower_added_ms=round(1e3 * lower, 4),
+        added_ms=round(1e3 * added, 4),
+        upper_added_ms=round(1e3 * upper, 4),
+        lower_overhead=round(1 + lower / whole, 5),
+        overhead=round(1 + added / whole, 5),
+        upper_overhead=round(1 + upper / whole, 5),
         inside_ms=None if in_hook is None else round(1e3 * in_hook, 4),
-        inside_overhead=None if in_hook is None else round(1 + in_hook / statistics.median(plain), 5),
+        inside_overhead=None if in_hook is None else round(1 + in_hook / whole, 5),
     )
-
-
-def _quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
-    if len(samples) == 1:
-        return (samples[0],) * 3
-    lower, median, upper = statistics.quantiles(samples, n=4, method="inclusive")
-    return lower, median, upper

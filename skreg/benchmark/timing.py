@@ -6,7 +6,7 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -21,6 +21,7 @@ def time_interleaved(
     rounds: int,
     seconds: float,
     cold: bool = False,
+    ready: bool = False,
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> dict[str, list[float]]:
@@ -31,6 +32,7 @@ def time_interleaved(
         seconds: no new round starts later than this, once there were `FEWEST_ROUNDS`.
         cold: call once a sample, with caches full of something else. Otherwise short calls repeat within a
             sample, so that what fits into a cache is there.
+        ready: all were called before and fill a sample each, so that nothing is called to find that out.
         device: where the calls work; an accelerator is waited for before a clock is read.
         seed: of the orders.
 
@@ -40,7 +42,7 @@ def time_interleaved(
     device = torch.device(device)
     evicting = torch.zeros(EVICTING_BYTES // 4, device=device) if cold else None
     orders = random.Random(seed)
-    repeats = {name: 1 if cold else _repeats(call, device) for name, call in calls.items()}
+    repeats = {name: 1 if cold or ready else _repeats(call, device) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     collecting = gc.isenabled()
     gc.disable()
@@ -57,6 +59,29 @@ def time_interleaved(
         if collecting:
             gc.enable()
     return times
+
+
+def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """A confidence interval of the median of what the samples are drawn from, whatever its distribution.
+
+    It lies between two samples of equal rank from both ends: the median is below the k smallest or above the k largest
+    of n with probability ``2 P(Binomial(n, 1/2) < k)``. Of fewer than 6 samples even all are not enough for 95%: then
+    from the smallest to the largest.
+
+    Example:
+        >>> median_interval([5.0, 1.0, 4.0, 2.0, 3.0, 6.0, 9.0, 8.0, 7.0])
+        (2.0, 8.0)
+    """
+    ordered, count = sorted(samples), len(samples)
+    outside, rank = 2.0 ** (1 - count), 0  # that the median is below the smallest, or above the largest
+    term = outside
+    while 2 * (rank + 1) < count:
+        term *= (count - rank) / (rank + 1)
+        if outside + term > 1 - confidence:
+            break
+        outside += term
+        rank += 1
+    return ordered[rank], ordered[count - 1 - rank]
 
 
 def _repeats(call: Callable[[], object], device: torch.device) -> int:

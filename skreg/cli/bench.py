@@ -17,14 +17,17 @@ from skreg.benchmark import (
     build_cases,
     describe_machine,
     plot_size,
+    print_attacks,
     print_measurements,
     print_steps,
     print_training,
+    run_attacks,
     run_cases,
     run_steps,
     run_training,
     write_csv,
 )
+from skreg.benchmark.attacks import IMAGES as ATTACK_IMAGES
 from skreg.benchmark.steps import NETS as STEP_NETS
 from skreg.benchmark.training import CONTENDERS as TRAINING_CONTENDERS
 from skreg.benchmark.training import NETS as TRAINING_NETS
@@ -38,12 +41,15 @@ def bench(
     sections: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="SECTION...", help=f"Of {', '.join(SECTIONS)}, all by default; or step or training alone."
+            metavar="SECTION...", help=f"Of {', '.join(SECTIONS)}, all by default; or attacks, step or training alone."
         ),
     ] = None,
     weights: Annotated[str, typer.Option(help="Nets whose conv weights are measured, separated by commas.")] = ",".join(
         WEIGHT_SETS
     ),
+    attacks: Annotated[
+        str, typer.Option(help="Attacks that the section attacks measures, separated by commas.")
+    ] = ",".join(ATTACK_IMAGES),
     threads: Annotated[int | None, typer.Option(help="CPU threads; by default as many as torch takes.")] = None,
     rounds: Annotated[int, typer.Option(help="Samples a contender.")] = 30,
     seconds: Annotated[float, typer.Option(help="Most time for the rounds of one case.")] = 10.0,
@@ -59,19 +65,25 @@ def bench(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Measure the penalty beside PyTorch alone and beside a copy of the weights, or whole training steps.
+    """Measure the penalty beside PyTorch alone and beside a copy of the weights, whole training steps, or attacks.
 
     Example: skreg bench penalty --weights resnet18_cifar --threads 2 --no-compile
 
     `skreg bench step` compares training steps with and without the regularizer, `skreg bench training` a step of
-    TRADES and of adversarial training with plain loops.
+    TRADES and of adversarial training with plain loops, `skreg bench attacks` attacks with plain calls of Foolbox 3.
     """
-    names = [name.strip() for name in weights.split(",") if name.strip()]
-    for alone in ("step", "training"):
+    names = _split(weights)
+    for alone in ("attacks", "step", "training"):
         if alone in (sections or ()) and (sections != [alone] or plot is not None or device != "cpu"):
             raise typer.BadParameter(f"{alone}: expected no other section, no --plot, and --device cpu")
     threads = torch.get_num_threads() if threads is None else threads
     sampling: dict[str, Any] = {"rounds": rounds, "seconds": seconds, "seed": seed}
+    if sections == ["attacks"]:
+        _make_folders(csv)
+        with Console(stderr=True).status("") as status:
+            attacked = run_attacks(_split(attacks), threads=threads, **sampling, progress=status.update)
+        _finish(attacked, describe_machine(), csv, as_json, print_attacks)
+        return
     if sections == ["step"]:
         _make_folders(csv)
         nets = list(STEP_NETS) if names == list(WEIGHT_SETS) else names
@@ -95,6 +107,10 @@ def bench(
     _finish(measurements, machine, csv, as_json, print_measurements)
     if plot is not None:
         save_figure(plot_size(measurements, machine), plot)
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _make_folders(*paths: Path | None) -> None:

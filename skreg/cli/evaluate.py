@@ -11,7 +11,9 @@ from rich.console import Console
 from skreg.cli.application import Json, command, print_json
 from skreg.evaluation import (
     ATTACKS,
+    CHOICES,
     PRESETS,
+    ConsoleProgress,
     as_dict,
     check_results_path,
     evaluate_runs,
@@ -19,12 +21,24 @@ from skreg.evaluation import (
     write_results,
 )
 
+# Without C&W, salt and pepper and AutoAttack, which cost several times as much.
+FAST = ("fgsm", "pgd", "deepfool_l2", "deepfool_linf", "adef")
+GROUPS = {"fast": FAST, "paper": ATTACKS, "all": CHOICES}
+
 
 @command
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders made by `skreg train`.")],
-    attacks: Annotated[str, typer.Option(help="Attacks, separated by commas.", show_default=True)] = ",".join(ATTACKS),
-    limit: Annotated[int | None, typer.Option(help="Use so many test images only, the same for all.")] = None,
+    attacks: Annotated[
+        str,
+        typer.Option(
+            help=f"Separated by commas: {', '.join(CHOICES)}; or fast ({', '.join(FAST)}), paper (the seven of its "
+            "Table 1), all (those and autoattack). FGSM, PGD and a black-box search at the training eps come with any."
+        ),
+    ] = "fast",
+    limit: Annotated[
+        int, typer.Option(help="The first so many test images, the same for all runs; 0 for all there are.")
+    ] = 200,
     preset: Annotated[
         str,
         typer.Option(
@@ -33,9 +47,12 @@ def evaluate(
         ),
     ] = PRESETS[0],
     output: Annotated[
-        Path | None, typer.Option(help="Write the results to this file too: .json, or .md for the tables.")
+        Path | None,
+        typer.Option("--output", "-o", help="Write the results to this file too: .json, .csv, or .md for the tables."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images attacked at once.")] = 128,
+    batch_size: Annotated[
+        int, typer.Option(help="Images attacked at once; so many at most are attacked again after an interruption.")
+    ] = 128,
     seed: Annotated[int, typer.Option(help="Seed of the attacks.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     data_root: Annotated[
@@ -45,26 +62,46 @@ def evaluate(
 ) -> None:
     """Measure accuracy and robustness of trained runs; keeps the result in RUN/evaluation.json.
 
-    Example: skreg evaluate runs/v runs/vr --attacks fgsm,pgd --limit 200
+    RUN/evaluation/ keeps every image's result: when interrupted, the same command goes on from there.
+
+    Example: skreg evaluate runs/v runs/vr --attacks paper --limit 200
     """
     if output is not None:
         check_results_path(output)
         output.parent.mkdir(parents=True, exist_ok=True)  # now, not after hours of work
-    with Console(stderr=True).status("") as status:
-        evaluations = evaluate_runs(
-            runs,
-            attacks=[name.strip() for name in attacks.split(",") if name.strip()],
-            limit=limit,
-            preset=preset,
-            batch_size=batch_size,
-            seed=seed,
-            device=None if device == "auto" else device,
-            data_root=data_root,
-            progress=status.update,
-        )
+    if limit < 0:
+        raise typer.BadParameter(f"--limit: expected a number of images, or 0 for all, found {limit}")
+    try:
+        with ConsoleProgress(Console(stderr=True)) as progress:
+            evaluations = evaluate_runs(
+                runs,
+                attacks=_attacks(attacks),
+                limit=limit or None,
+                preset=preset,
+                batch_size=batch_size,
+                seed=seed,
+                device=None if device == "auto" else device,
+                data_root=data_root,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "interrupted; finished batches are kept in RUN/evaluation, and the same command goes on from there"
+        ) from None
     if output is not None:
         write_results(output, evaluations)
     if as_json:
         print_json([as_dict(evaluation) for evaluation in evaluations])
     else:
         print_report(evaluations, Console())
+
+
+def _attacks(text: str) -> list[str]:
+    """The attacks that `text` names, in groups and one by one."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in CHOICES and name not in GROUPS:
+            raise typer.BadParameter(
+                f"--attacks: unknown attack {name!r}; expected names among {', '.join(CHOICES)}, or {', '.join(GROUPS)}"
+            )
+    return [attack for name in names for attack in GROUPS.get(name, (name,))]

@@ -24,10 +24,12 @@ from skreg.attacks import attack_mode
 from skreg.attacks.deformation import Deformation
 from skreg.evaluation import foolbox3, search
 from skreg.evaluation.carlini_wagner import carlini_wagner
+from skreg.evaluation.fixed_eps import ATTACKS_AT_EPS
 from skreg.evaluation.salt_pepper import salt_pepper
 
 ATTACKS = ("fgsm", "pgd", "deepfool_l2", "deepfool_linf", "cw", "adef", "salt_pepper")
 PRESETS = ("paper", "foolbox3")
+AT_EPS = "at_eps"  # the preset of the attacks within a fixed eps, which are other ones
 FIXED_IN_FOOLBOX3 = ("fgsm", "pgd")  # these search for the smallest eps in preset "paper" only
 
 EPS_SLACK = 1e-6  # float32 rounding of image + eps, which is no reason to reject an adversarial
@@ -80,6 +82,8 @@ def run_attack(
     Preset "paper" searches for the smallest perturbation as Foolbox did when the paper was written (defaults
     of Foolbox 1.8 and 2.x, see `skreg.evaluation.search`). Preset "foolbox3" is Foolbox 3.3 at its defaults,
     where fgsm and pgd have a fixed eps; it has no adef, so that one is `skreg.attacks.ADef` at its defaults.
+    Preset "at_eps" holds attacks of its own, which look for any adversarial within `eps`: "fgsm", "pgd_ce" and
+    "pgd_margin" (40 steps, a second run on the survivors), "random_search", a black box, and "autoattack".
 
     The model is attacked in eval mode with its parameters frozen, and left as it was found. Images that it
     misclassifies anyway are not attacked. A search that ends without an adversarial is a failure, whatever it
@@ -89,17 +93,18 @@ def run_attack(
         model: maps float images to logits (N K).
         images: N C H W, floating point in [0, 1], on the model's device.
         labels: N, int64 classes.
-        attack: one of `ATTACKS`.
-        preset: one of `PRESETS`.
+        attack: one of `ATTACKS`; in preset "at_eps" one of `ATTACKS_AT_EPS`.
+        preset: one of `PRESETS`, or "at_eps".
         eps: largest linf norm that counts as a success; None for no bound. The searches are the same with and
-            without. For fgsm and pgd of "foolbox3" it is the radius of the attack, and required.
+            without. For fgsm and pgd of "foolbox3", and all of "at_eps", it is the attack's radius, and required.
         batch_size: images attacked at once.
-        seed: of salt_pepper and of the random start of pgd in "foolbox3"; nothing else is random.
+        seed: of salt_pepper, of the random start of pgd in "foolbox3", and of "at_eps"; nothing else is random.
 
     Raises:
         TypeError, ValueError: for an unknown attack or preset, a bad eps or batch size, and images, labels or
             logits that are not as above.
         FloatingPointError: where the model's logits are not finite.
+        ModuleNotFoundError: what the attack needs is not installed; names the extra.
     """
     check_inputs(model, images, labels)
     _check_options(attack, preset, eps, batch_size)
@@ -129,6 +134,9 @@ def _attack_batch(
         clean, classes = adversarial[attacked], labels[attacked]
         if preset == "paper":
             points = _PAPER[attack](forward, clean, classes)
+        elif preset == AT_EPS:
+            assert eps is not None
+            points = ATTACKS_AT_EPS[attack](forward, clean, classes, eps)
         else:
             points = foolbox3.candidates(
                 forward, clean, classes, attack, eps=eps if attack in FIXED_IN_FOOLBOX3 else None
@@ -167,7 +175,7 @@ class _FiniteForward(nn.Module):
         self.training = model.training
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(images)
+        logits = check_logits(self.model(images), images)
         finite = logits.isfinite().flatten(1).all(dim=1)
         if not finite.all():
             raise FloatingPointError(
@@ -200,20 +208,22 @@ def check_inputs(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     check_range(images, (0.0, 1.0))
 
 
-def check_attack(attack: str) -> None:
-    """Check that `attack` is one.
+def check_attack(attack: str, preset: str = "paper") -> None:
+    """Check that `attack` is one of `preset`.
 
     Raises:
         ValueError: listing those there are.
     """
-    check_choice("attack", attack, ATTACKS)
+    check_choice("attack", attack, tuple(ATTACKS_AT_EPS) if preset == AT_EPS else ATTACKS)
 
 
 def _check_options(attack: str, preset: str, eps: float | None, batch_size: int) -> None:
-    check_attack(attack)
-    check_choice("preset", preset, PRESETS)
+    check_choice("preset", preset, (*PRESETS, AT_EPS))
+    check_attack(attack, preset)
     check_count("batch_size", batch_size)
     if eps is not None and not 0 < check_number("eps", eps) <= 1:
         raise ValueError(f"eps must lie in (0, 1], the range of the images, found {eps}")
     if preset == "foolbox3" and attack in FIXED_IN_FOOLBOX3 and eps is None:
         raise ValueError(f'preset "foolbox3" runs {attack} at a fixed radius: pass eps, or use preset "paper"')
+    if preset == AT_EPS and eps is None:
+        raise ValueError(f'preset "{AT_EPS}" attacks within a fixed radius: pass eps')

@@ -10,24 +10,43 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from skreg._checks import check_count
-from skreg.attacks import FGSM, attack_mode
+from skreg._checks import check_choice, check_classes, check_count, check_number
+from skreg._extras import require
+from skreg.attacks import attack_mode
 from skreg.evaluation.attacks import (
+    AT_EPS,
     ATTACKS,
     EPS_SLACK,
     FIXED_IN_FOOLBOX3,
+    PRESETS,
     AttackResult,
-    check_attack,
     check_inputs,
     finite_forward,
     minibatches,
     run_attack,
 )
+from skreg.evaluation.landscape import measure_landscape
+from skreg.evaluation.progress import Plan, Step
 from skreg.evaluation.proportion import Proportion
-from skreg.evaluation.robust import fixed_radius_pgd, robust_accuracy
-from skreg.evaluation.search import loss_gradient
+from skreg.evaluation.search import misclassified
 from skreg.evaluation.store import StoredResult, stored_attack
 from skreg.regularizer import SmoothKernelRegularizer
+
+AUTOATTACK = "autoattack"
+CHOICES = (*ATTACKS, AUTOATTACK)  # what `evaluate_model` can be asked for; the other columns are always there
+
+# What each search makes small. Foolbox's salt and pepper compares its repetitions in l2; ADef bounds no pixel.
+MINIMISES = {
+    "fgsm": "linf",
+    "pgd": "linf",
+    "deepfool_l2": "l2",
+    "deepfool_linf": "linf",
+    "cw": "l2",
+    "adef": "field",
+    "salt_pepper": "l2",
+}
+
+Result = AttackResult | StoredResult
 
 
 @dataclass(frozen=True)
@@ -36,19 +55,22 @@ class AttackSummary:
 
     Attributes:
         attack: its name.
+        minimises: "l2" or "linf", the norm of the perturbation that it makes small, or "field", that of ADef.
         accuracy: images classified rightly for which no adversarial was found within the bound: what the
             paper's Table 1 reports.
         searches: images attacked, which are those classified rightly.
         failed: searches that found no adversarial at any distance (for an attack with a fixed radius: within
             it). Each of them counts as right in `accuracy`.
-        median_l2, median_linf: medians over the searches, a failed one counted as infinitely far; NaN where
-            nothing was attacked.
+        median_l0, median_l2, median_linf: medians over the searches, a failed one counted as infinitely far; NaN
+            where nothing was attacked.
     """
 
     attack: str
+    minimises: str
     accuracy: Proportion
     searches: int
     failed: int
+    median_l0: float
     median_l2: float
     median_linf: float
 
@@ -72,27 +94,36 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate_model` measured.
+    """What `evaluate_model` measured. docs/evaluation.md describes it as JSON.
 
     Attributes:
         name: of the model.
         data: name of the data set.
+        classes: number of logits.
         preset, seed: of the attacks, see `run_attack`.
-        eps: linf radius of `fgsm_at_eps` and `pgd_at_eps`.
+        eps: linf radius of everything "at_eps".
         bound: largest linf norm of an adversarial that counts in `attacks`; None for any.
         clean: accuracy on the images themselves.
         attacks: a summary an attack.
         fgsm_at_eps: accuracy under FGSM at radius `eps`.
-        pgd_at_eps: accuracy under PGD at radius `eps`: cross-entropy and margin loss, with restarts.
-        pgd_at_one: the same at radius 1, where every image is within reach: 0 for an attack that works.
+        pgd_ce_at_eps, pgd_margin_at_eps: under PGD with cross-entropy, and with the margin loss; both with restarts.
+        pgd_at_eps: under both: images that neither fools.
+        random_search_at_eps: under a black-box search, which sees logits only.
+        autoattack_at_eps: under AutoAttack; None where it was not asked for.
+        worst_case_at_eps: images that nothing fooled within `eps`, the searches of `attacks` included.
+        random_search_alone: images that the black-box search fools and neither FGSM nor PGD does: none, if
+            gradients show the way.
+        pgd_at_one: accuracy under both PGD at radius 1, where every image is within reach: 0 for a working attack.
         zero_gradients: images whose cross-entropy gradient is exactly zero everywhere: no attack along that
             gradient can start there.
         logit_margin: mean distance between the two highest logits.
+        logit_scale: mean over images of the standard deviation of the logits.
         layers: a summary a conv weight.
     """
 
     name: str
     data: str
+    classes: int
     preset: str
     seed: int
     eps: float
@@ -100,10 +131,17 @@ class Evaluation:
     clean: Proportion
     attacks: tuple[AttackSummary, ...]
     fgsm_at_eps: Proportion
+    pgd_ce_at_eps: Proportion
+    pgd_margin_at_eps: Proportion
     pgd_at_eps: Proportion
+    random_search_at_eps: Proportion
+    autoattack_at_eps: Proportion | None
+    worst_case_at_eps: Proportion
+    random_search_alone: Proportion
     pgd_at_one: Proportion
     zero_gradients: Proportion
     logit_margin: float
+    logit_scale: float
     layers: tuple[LayerSummary, ...]
 
 
@@ -121,7 +159,7 @@ def evaluate_model(
     batch_size: int = 128,
     seed: int = 0,
     folder: Path | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[Step], None] | None = None,
 ) -> Evaluation:
     """Measure accuracy, robustness and kernels of one model, which is left as it was found.
 
@@ -129,65 +167,92 @@ def evaluate_model(
         model: maps float images to logits (N K); has at least one convolution.
         images: N C H W, floating point in [0, 1], on the model's device; at least one.
         labels: N, int64 classes.
-        eps: linf radius of the columns at a fixed radius, and of fgsm and pgd in preset "foolbox3".
+        eps: linf radius of the columns at a fixed radius, and of fgsm and pgd in preset "foolbox3"; in (0, 1].
         name, data: names for the result.
-        attacks: names among `ATTACKS`.
+        attacks: names among `CHOICES`, the searches `ATTACKS` and "autoattack".
         bound: largest linf norm of an adversarial that counts, None for any.
         preset, batch_size, seed: as in `run_attack`.
-        folder: where the results of `attacks` are kept image by image, so that an interrupted evaluation goes on
+        folder: where the results of all attacks are kept image by image, so that an interrupted evaluation goes on
             behind the last finished batch (see `stored_attack`); it is made. None to keep nothing.
-        progress: is called with the name of each step before it begins.
+        progress: is called as each attack begins and, where there is a folder, after each batch.
 
     Raises:
         TypeError, ValueError, FloatingPointError: as `run_attack` does.
+        ModuleNotFoundError: "autoattack" without its package; before any work.
         RunError: as `stored_attack` does, where there is a folder.
     """
-    for attack in attacks:
-        check_attack(attack)
+    check_attacks(attacks, preset)
     check_inputs(model, images, labels)
     check_count("number of images", len(images))
-    told = progress or (lambda step: None)
+    if not 0 < check_number("eps", eps) <= 1:
+        raise ValueError(f"eps must lie in (0, 1], the range of the images, found {eps}")
+    searches = [attack for attack in ATTACKS if attack in attacks]
+    at_eps = ["fgsm", "pgd_ce", "pgd_margin", "random_search", *([AUTOATTACK] if AUTOATTACK in attacks else [])]
+    plan = Plan(name, len(images), [*searches, *at_eps, "pgd_ce", "pgd_margin"], progress)
 
-    told("clean")
-    clean = robust_accuracy(model, images, labels, [], batch_size=batch_size)
-    zero_gradients, logit_margin = _landscape(model, images, labels, batch_size)
-    summaries = []
-    for attack in attacks:
-        told(attack)
-        radius = eps if preset == "foolbox3" and attack in FIXED_IN_FOOLBOX3 else None
+    right, classes = _classified(model, images, labels, batch_size)
+    landscape = measure_landscape(model, images, labels, batch_size)
+
+    def attacked(attack: str, preset: str, radius: float | None) -> Result:
+        told = plan.begin(attack, "" if radius is None else f" at eps {radius:g}")
+        common = {"preset": preset, "eps": radius, "batch_size": batch_size, "seed": seed}
         if folder is None:
-            result: AttackResult | StoredResult = run_attack(
-                model, images, labels, attack, preset=preset, eps=radius, batch_size=batch_size, seed=seed
-            )
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = folder / f"{preset}-{attack}.safetensors"
-            result = stored_attack(
-                file, model, images, labels, attack, preset=preset, eps=radius, batch_size=batch_size, seed=seed
-            )
-        summaries.append(_summarise(attack, result, bound))
+            return run_attack(model, images, labels, attack, **common)  # type: ignore[arg-type]
+        folder.mkdir(parents=True, exist_ok=True)
+        prefix = preset if preset != AT_EPS else f"eps{radius:g}"
+        file = folder / f"{prefix}-{attack}.safetensors"
+        return stored_attack(file, model, images, labels, attack, progress=told, **common)  # type: ignore[arg-type]
 
-    def accuracy_at(radius: float) -> Proportion:
-        attacks = fixed_radius_pgd(radius)
-        return robust_accuracy(model, images, labels, attacks, batch_size=batch_size, seed=seed)
+    found: dict[str, Result] = {}
+    for attack in searches:
+        radius = eps if preset == "foolbox3" and attack in FIXED_IN_FOOLBOX3 else None
+        found[attack] = attacked(attack, preset, radius)
+    fooled = {attack: attacked(attack, AT_EPS, eps).success.cpu() for attack in at_eps}
+    at_one = attacked("pgd_ce", AT_EPS, 1.0).success.cpu()
+    if not at_one.all():
+        at_one |= attacked("pgd_margin", AT_EPS, 1.0).success.cpu()
 
-    told(f"eps {eps:g}")
+    gradients = fooled["fgsm"] | fooled["pgd_ce"] | fooled["pgd_margin"]
+    within = [(result.success & (result.linf <= eps + EPS_SLACK)).cpu() for result in found.values()]
+    anything = torch.stack([*fooled.values(), *within]).any(dim=0)
     return Evaluation(
         name=name,
         data=data,
+        classes=classes,
         preset=preset,
         seed=seed,
         eps=eps,
         bound=bound,
-        clean=clean,
-        attacks=tuple(summaries),
-        fgsm_at_eps=robust_accuracy(model, images, labels, [FGSM(eps=eps)], batch_size=batch_size),
-        pgd_at_eps=accuracy_at(eps),
-        pgd_at_one=accuracy_at(1.0),
-        zero_gradients=zero_gradients,
-        logit_margin=logit_margin,
+        clean=_share(right),
+        attacks=tuple(_summarise(attack, result, right, bound) for attack, result in found.items()),
+        fgsm_at_eps=_share(~fooled["fgsm"]),
+        pgd_ce_at_eps=_share(~fooled["pgd_ce"]),
+        pgd_margin_at_eps=_share(~fooled["pgd_margin"]),
+        pgd_at_eps=_share(~(fooled["pgd_ce"] | fooled["pgd_margin"])),
+        random_search_at_eps=_share(~fooled["random_search"]),
+        autoattack_at_eps=_share(~fooled[AUTOATTACK]) if AUTOATTACK in fooled else None,
+        worst_case_at_eps=_share(~anything),
+        random_search_alone=_share(fooled["random_search"] & ~gradients),
+        pgd_at_one=_share(~at_one),
+        zero_gradients=landscape.zero_gradients,
+        logit_margin=landscape.logit_margin,
+        logit_scale=landscape.logit_scale,
         layers=summarise_kernels(model),
     )
+
+
+def check_attacks(attacks: Sequence[str], preset: str) -> None:
+    """Check what `evaluate_model` is asked for.
+
+    Raises:
+        ValueError: an unknown attack or preset; lists those there are.
+        ModuleNotFoundError: an attack's package is missing; names the extra.
+    """
+    for attack in attacks:
+        check_choice("attack", attack, CHOICES)
+    check_choice("preset", preset, PRESETS)
+    if AUTOATTACK in attacks:
+        require("pyautoattack", "autoattack")
 
 
 def summarise_kernels(model: nn.Module) -> tuple[LayerSummary, ...]:
@@ -198,16 +263,18 @@ def summarise_kernels(model: nn.Module) -> tuple[LayerSummary, ...]:
     )
 
 
-def _summarise(attack: str, result: AttackResult | StoredResult, bound: float | None) -> AttackSummary:
-    attacked = ~(result.success & (result.linf == 0))  # distance 0 means misclassified from the start
-    within = result.success if bound is None else result.success & (result.linf <= bound + EPS_SLACK)
+def _summarise(attack: str, result: Result, right: Tensor, bound: float | None) -> AttackSummary:
+    success, linf = result.success.cpu(), result.linf.cpu()
+    within = success if bound is None else success & (linf <= bound + EPS_SLACK)
     return AttackSummary(
         attack=attack,
-        accuracy=Proportion(int((~within).sum()), len(within)),
-        searches=int(attacked.sum()),
-        failed=int((~result.success).sum()),
-        median_l2=_median(result.l2[attacked]),
-        median_linf=_median(result.linf[attacked]),
+        minimises=MINIMISES[attack],
+        accuracy=_share(~within),
+        searches=int(right.sum()),
+        failed=int((~success).sum()),
+        median_l0=_median(result.l0.cpu()[right]),
+        median_l2=_median(result.l2.cpu()[right]),
+        median_linf=_median(linf[right]),
     )
 
 
@@ -215,14 +282,15 @@ def _median(values: Tensor) -> float:
     return float(values.quantile(0.5, interpolation="lower")) if len(values) else math.nan
 
 
-def _landscape(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> tuple[Proportion, float]:
-    """Share of images whose gradient is exactly zero, and the mean distance of the two highest logits."""
-    zero, margins = 0, 0.0
-    with attack_mode(model, "eval"), torch.enable_grad():
+def _share(chosen: Tensor) -> Proportion:
+    return Proportion(int(chosen.sum()), len(chosen))
+
+
+def _classified(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, int]:
+    """Whether each image is classified rightly (N, bool, on the CPU), and the number of classes."""
+    with attack_mode(model, "eval"), torch.no_grad():
         forward = finite_forward(model)
-        for x, y in minibatches(images, labels, batch_size):
-            gradient, logits = loss_gradient(forward, x, y)
-            zero += int((~gradient.flatten(1).any(dim=1)).sum())
-            highest = logits.double().topk(2, dim=1).values
-            margins += float((highest[:, 0] - highest[:, 1]).sum())
-    return Proportion(zero, len(images)), margins / len(images)
+        classes = forward(images[:1]).shape[1]
+        check_classes(labels, classes)
+        wrong = [misclassified(forward, x, y).cpu() for x, y in minibatches(images, labels, batch_size)]
+    return ~torch.cat(wrong), classes

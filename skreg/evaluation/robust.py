@@ -51,14 +51,3 @@ def robust_accuracy(
                 x, y = x[right], y[right]
             survivors += len(x)
     return Proportion(survivors, len(images))
-
-
-def fixed_radius_pgd(eps: float, *, steps: int = 40, restarts: int = 2) -> tuple[PGD, PGD]:
-    """The PGD that the tables report at radius `eps`: cross-entropy, then margin loss, with restarts.
-
-    Cross-entropy alone is blind where logits are wide: its gradient vanishes. The margin's does not.
-    """
-    return (
-        PGD(eps=eps, steps=steps, restarts=restarts, objective="cross_entropy"),
-        PGD(eps=eps, steps=steps, restarts=restarts, objective="margin"),
-    )

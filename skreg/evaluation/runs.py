@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from skreg._checks import check_choice, check_count
+from skreg._checks import check_count
 from skreg.data import DATASETS, load
-from skreg.evaluation.attacks import ATTACKS, PRESETS, check_attack
-from skreg.evaluation.evaluate import Evaluation, evaluate_model
+from skreg.evaluation.attacks import ATTACKS
+from skreg.evaluation.evaluate import Evaluation, check_attacks, evaluate_model
+from skreg.evaluation.progress import Step
 from skreg.evaluation.results import as_dict, write_json
 from skreg.training import load_run
 
@@ -32,21 +34,21 @@ def evaluate_runs(
     seed: int = 0,
     device: str | torch.device | None = None,
     data_root: str | os.PathLike[str] | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[Step], None] | None = None,
 ) -> list[Evaluation]:
     """Evaluate the best weights of each run on its test set, and write RUN/evaluation.json.
 
-    RUN/evaluation/ keeps the results of `attacks` image by image: an interrupted evaluation goes on from there, and a
+    RUN/evaluation/ keeps the results of all attacks image by image: an interrupted evaluation goes on from there, and a
     larger `limit` attacks the new images only. Results of other weights, seed or version are an error.
 
     Args:
         paths: run folders, as `skreg.training.train` writes them.
-        attacks: names among `ATTACKS`.
+        attacks: names among `skreg.evaluation.CHOICES`.
         limit: number of test images, the same ones for all runs of a data set; None for all.
         preset, batch_size, seed: as in `run_attack`.
         device: where to compute; None for a GPU where there is one.
         data_root: folder of the data; None for the one used in training.
-        progress: is called with a line before each step.
+        progress: is called as each attack begins, and after each batch; `str(step)` is a line for people.
 
     Returns:
         An evaluation a run, in the order of `paths`, named after its folder.
@@ -54,48 +56,50 @@ def evaluate_runs(
     Raises:
         RunError: a path holds no readable run, or the result cannot be written.
         ValueError: no runs, or a bad option.
-        FloatingPointError: a model's logits are not finite.
+        FloatingPointError: a model's logits are not finite; names the run.
+        ModuleNotFoundError: an attack's package is missing; names the extra.
     """
     if not paths:
         raise ValueError("paths: expected at least one run folder, found none")
     # All options and folders first, so that a slip is found before hours of work.
-    for attack in attacks:
-        check_attack(attack)
-    check_choice("preset", preset, PRESETS)
+    check_attacks(attacks, preset)
     check_count("batch_size", batch_size)
     runs = [load_run(path) for path in paths]
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     evaluations = []
-    for path, run, name in zip(paths, runs, _names(paths), strict=True):
+    for index, (path, run, name) in enumerate(zip(paths, runs, run_names(paths), strict=True)):
 
-        def told(step: str, name: str = name) -> None:
+        def told(step: Step, before: int = index) -> None:
             if progress is not None:
-                progress(f"{name}: {step}")
+                progress(dataclasses.replace(step, share=(before + step.share) / len(runs)))
 
         info = DATASETS[run.config.data]
         pixels, labels = load(info.name, "test", data_root or run.config.data_root, limit)
-        evaluation = evaluate_model(
-            run.load_model("best", device),
-            pixels.to(device).float() / 255,
-            labels.to(device),
-            eps=info.eps if run.config.eps is None else run.config.eps,
-            name=name,
-            data=info.name,
-            attacks=attacks,
-            bound=PAPER_BOUNDS.get(info.name),
-            preset=preset,
-            batch_size=batch_size,
-            seed=seed,
-            folder=Path(path) / RESULTS_FOLDER,
-            progress=told,
-        )
+        try:
+            evaluation = evaluate_model(
+                run.load_model("best", device),
+                pixels.to(device).float() / 255,
+                labels.to(device),
+                eps=info.eps if run.config.eps is None else run.config.eps,
+                name=name,
+                data=info.name,
+                attacks=attacks,
+                bound=PAPER_BOUNDS.get(info.name),
+                preset=preset,
+                batch_size=batch_size,
+                seed=seed,
+                folder=Path(path) / RESULTS_FOLDER,
+                progress=told,
+            )
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{os.fspath(path)}: {error}") from error
         write_json(Path(path) / EVALUATION_FILE, as_dict(evaluation))
         evaluations.append(evaluation)
     return evaluations
 
 
-def _names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+def run_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     """The folders' own names, or the whole paths where those do not tell them apart."""
     names = [Path(path).resolve().name for path in paths]
     return names if len(set(names)) == len(names) else [os.fspath(path) for path in paths]

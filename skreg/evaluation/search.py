@@ -21,6 +21,7 @@ Forward = Callable[[Tensor], Tensor]
 
 FGSM_STEPS = 1000  # values of eps tried, evenly spaced up to 1
 FGSM_REFINE = 20  # a hit within the first 20 values is refined with 20 finer ones
+FGSM_TOGETHER = 32  # few images are tried at several eps at once, so that a forward pass has about so many points
 
 PGD_EPS = 0.3  # where the exponential search starts
 PGD_GROWTH = 1.5
@@ -89,13 +90,16 @@ def _first_hit(forward: Forward, images: Tensor, labels: Tensor, direction: Tens
     """Index into each image's row of `eps` (N S) of the first misclassified point on its ray, or -1 (N)."""
     first = torch.full_like(labels, -1)
     remaining = direction.flatten(1).any(dim=1).nonzero()[:, 0]  # without a direction the image never changes
-    for index in range(eps.shape[1]):
-        if not len(remaining):
-            break
-        points = _along(images[remaining], direction[remaining], eps[remaining, index])
-        fooled = misclassified(forward, points, labels[remaining])
-        first[remaining[fooled]] = index
-        remaining = remaining[~fooled]
+    begin = 0
+    while begin < eps.shape[1] and len(remaining):
+        tried = eps[remaining, begin : begin + max(1, FGSM_TOGETHER // len(remaining))]
+        rows = remaining.repeat_interleave(tried.shape[1])
+        points = _along(images[rows], direction[rows], tried.flatten())
+        fooled = misclassified(forward, points, labels[rows]).reshape(tried.shape)
+        hit = fooled.any(dim=1)
+        first[remaining[hit]] = begin + fooled[hit].int().argmax(dim=1)
+        remaining = remaining[~hit]
+        begin += tried.shape[1]
     return first
 
 
@@ -107,10 +111,10 @@ def pgd(forward: Forward, images: Tensor, labels: Tensor) -> Tensor:
     best = images.clone()
     smallest = torch.full((len(images),), torch.inf, device=images.device, dtype=images.dtype)
     upper = torch.full_like(smallest, torch.inf)
+    directions = loss_gradient(forward, images, labels)[0].sign()  # every attempt begins with this step
 
     def attempt(index: Tensor, eps: Tensor) -> Tensor:
-        points = _pgd_attempt(forward, images[index], labels[index], eps)
-        found = misclassified(forward, points, labels[index])
+        points, found = _pgd_attempt(forward, images[index], labels[index], directions[index], eps)
         norms = (points - images[index]).abs().flatten(1).amax(dim=1)
         better = found & (norms < smallest[index])
         smallest[index[better]] = norms[better]
@@ -139,58 +143,95 @@ def pgd(forward: Forward, images: Tensor, labels: Tensor) -> Tensor:
     return best
 
 
-def _pgd_attempt(forward: Forward, images: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
-    """One run of projected gradient ascent, an eps an image (N): where each image ended, N C H W."""
-    points = images.clone()
+def _pgd_attempt(
+    forward: Forward, images: Tensor, labels: Tensor, directions: Tensor, eps: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One run of projected gradient ascent, an eps an image (N).
+
+    Args:
+        directions: signs of the gradients at the images themselves. The rest is as in `fgsm`.
+
+    Returns:
+        Where each image ended, N C H W, and whether it fools the model there, N, bool.
+    """
+    points, found = images.clone(), torch.zeros_like(labels, dtype=torch.bool)
     remaining = torch.arange(len(images), device=images.device)
     for _ in range(PGD_ITERATIONS):
         x, origin, radius = points[remaining], images[remaining], per_image(eps[remaining], images)
-        gradient, logits = loss_gradient(forward, x, labels[remaining])
-        step = PGD_STEP_RATIO * radius * gradient.sign()
+        step = PGD_STEP_RATIO * radius * directions
         moved = (origin + (x + step - origin).clamp(-radius, radius)).clamp(0, 1)
         # The attempt is deterministic, so an image that a step leaves where it is stays there.
-        alive = (logits.argmax(dim=1) == labels[remaining]) & (moved != x).flatten(1).any(dim=1)
-        remaining = remaining[alive]
-        points[remaining] = moved[alive]
-        if not len(remaining):
-            break
-    return points
-
-
-def deepfool(forward: Forward, images: Tensor, labels: Tensor, *, norm: float) -> Tensor:
-    """Step to the nearest linearised decision boundary until the model is fooled (arXiv 1511.04599).
-
-    The candidate classes are the ten highest logits of the clean image. The overshoot of 5% is applied to
-    every step, as in Foolbox 2, not to the accumulated perturbation, as in the DeepFool paper and Foolbox 3.
-
-    Args:
-        norm: 2 or inf, the norm in which "nearest" is measured. The rest is as in `fgsm`.
-    """
-    with torch.no_grad():
-        logits = forward(images)
-    candidates = logits.topk(min(DEEPFOOL_CANDIDATES, logits.shape[1]), dim=1).indices[:, 1:]
-    points = images.clone()
-    remaining = torch.arange(len(images), device=images.device)
-    for _ in range(DEEPFOOL_STEPS):
-        remaining = remaining[~misclassified(forward, points[remaining], labels[remaining])]
-        if not len(remaining):
-            break
-        x = points[remaining]
-        step = _deepfool_step(forward, x, labels[remaining], candidates[remaining], norm)
-        moved = (x + DEEPFOOL_OVERSHOOT * step).clamp(0, 1)
         alive = (moved != x).flatten(1).any(dim=1)
         remaining = remaining[alive]
         points[remaining] = moved[alive]
+        if not len(remaining):
+            break
+        gradient, logits = loss_gradient(forward, points[remaining], labels[remaining])
+        fooled = logits.argmax(dim=1) != labels[remaining]
+        found[remaining[fooled]] = True
+        remaining, directions = remaining[~fooled], gradient[~fooled].sign()
+    return points, found
+
+
+def deepfool(
+    forward: Forward,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    norm: float,
+    steps: int = DEEPFOOL_STEPS,
+    overshoot: float = DEEPFOOL_OVERSHOOT,
+    accumulate: bool = False,
+    slack: float = 0.0,
+) -> Tensor:
+    """Step to the nearest linearised decision boundary until the model is fooled (arXiv 1511.04599).
+
+    The candidate classes are the ten highest logits of the clean image. By default the overshoot of 5% is applied
+    to every step, as in Foolbox 2, not to the accumulated perturbation, as in the DeepFool paper and Foolbox 3.
+
+    Args:
+        norm: 2 or inf, the norm in which "nearest" is measured.
+        steps: most steps an image.
+        overshoot: factor on a step or, with `accumulate`, on the sum of all steps.
+        accumulate: go from the clean image by the sum of all steps, each time anew.
+        slack: added to the distance to the boundary. The rest is as in `fgsm`.
+    """
+    points, total = images.clone(), torch.zeros_like(images)
+    remaining = torch.arange(len(images), device=images.device)
+    candidates = None
+    for _ in range(steps):
+        x = points[remaining].requires_grad_(True)
+        logits = forward(x)
+        if candidates is None:
+            candidates = logits.topk(min(DEEPFOOL_CANDIDATES, logits.shape[1]), dim=1).indices[:, 1:]
+        step = _deepfool_step(logits, x, labels[remaining], candidates[remaining], norm, slack)
+        if accumulate:
+            total[remaining] += step
+            moved = (images[remaining] + overshoot * total[remaining]).clamp(0, 1)
+            alive = step.flatten(1).any(dim=1)
+        else:
+            moved = (x.detach() + overshoot * step).clamp(0, 1)
+            alive = (moved != x).flatten(1).any(dim=1)
+        remaining = remaining[alive]
+        points[remaining] = moved[alive]
+        if len(remaining):
+            # A pass of its own, so that the gradients of nine classes are computed for the survivors alone.
+            remaining = remaining[~misclassified(forward, points[remaining], labels[remaining])]
+        if not len(remaining):
+            break
     return points
 
 
-def _deepfool_step(forward: Forward, images: Tensor, labels: Tensor, candidates: Tensor, norm: float) -> Tensor:
-    """Smallest step (N C H W) to the boundary with one of the `candidates` (N K), were the model linear."""
-    x = images.detach().requires_grad_(True)
-    logits = forward(x)
+def _deepfool_step(logits: Tensor, x: Tensor, labels: Tensor, candidates: Tensor, norm: float, slack: float) -> Tensor:
+    """Smallest step (N C H W) to the boundary with one of the `candidates` (N K), were the model linear.
+
+    Args:
+        logits: of `x`, with their graph.
+        x: N C H W, requires a gradient.
+    """
     true = logits.gather(1, labels[:, None])[:, 0]
     nearest = torch.full_like(true, torch.inf).detach()
-    nearest_step = torch.zeros_like(images)
+    nearest_step = torch.zeros_like(x).detach()
     for rank in range(candidates.shape[1]):
         gap = logits.gather(1, candidates[:, rank : rank + 1])[:, 0] - true
         (gradient,) = torch.autograd.grad(gap.sum(), x, retain_graph=True)
@@ -198,7 +239,8 @@ def _deepfool_step(forward: Forward, images: Tensor, labels: Tensor, candidates:
         gap = gap.detach()
         distance = gap.abs() / size
         direction = gradient / per_image(size, x) if norm == 2 else gradient.sign()
-        closer = (gap < 0) & (distance < nearest)  # a tie with the true class gives no distance to go
-        nearest_step = torch.where(per_image(closer, x), per_image(distance, x) * direction, nearest_step)
+        # Without slack a tie with the true class gives no distance to go.
+        closer = (gap <= 0 if slack else gap < 0) & (distance < nearest)
+        nearest_step = torch.where(per_image(closer, x), per_image(distance + slack, x) * direction, nearest_step)
         nearest = torch.where(closer, distance, nearest)
     return nearest_step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,15 @@ from skreg.evaluation.attacks import check_inputs, run_attack
 from skreg.training.checkpoint import RunError, write_file
 
 FORMAT = 1
+_OTHER = {
+    "format": "another format",
+    "skreg": "another version of skreg",
+    "weights": "other weights (a run that was trained on has new ones)",
+    "attack": "another attack",
+    "preset": "another preset",
+    "eps": "another eps",
+    "seed": "another seed",
+}
 _COLUMNS = ("success", "l0", "l2", "linf", "image")
 
 
@@ -43,6 +53,7 @@ def stored_attack(
     eps: float | None = None,
     batch_size: int = 128,
     seed: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> StoredResult:
     """Attack the images that `file` has no result of yet, and return those of all `images`.
 
@@ -55,6 +66,7 @@ def stored_attack(
     Args:
         file: made by this function, or not there yet; its folder is.
         model, images, labels, attack, preset, eps, batch_size, seed: as in `skreg.evaluation.run_attack`.
+        progress: is called with the number of images that have a result, before the work and after every batch.
 
     Raises:
         RunError: the file is damaged or cannot be written, or holds results of something else; says of what.
@@ -66,7 +78,7 @@ def stored_attack(
     facts = {
         "format": str(FORMAT),
         "skreg": __version__,
-        "weights": _hash_weights(model),
+        "weights": hash_weights(model),
         "attack": attack,
         "preset": preset,
         "eps": repr(eps),
@@ -74,6 +86,10 @@ def stored_attack(
     }
     keys = _hash_images(images, labels)
     columns = _read(file, facts, keys)
+    for left_over in file.parent.glob(f".{file.name}.*.tmp"):  # of a process that was killed while it wrote
+        left_over.unlink(missing_ok=True)
+    told = progress or (lambda done: None)
+    told(min(len(columns["success"]), len(images)))
     while (done := len(columns["success"])) < len(images):
         rows = slice(done, done + batch_size)
         result = run_attack(
@@ -90,6 +106,7 @@ def stored_attack(
         columns = {name: torch.cat([columns[name], new[name]]) for name in _COLUMNS}
         save = require("safetensors.torch", "lab").save
         write_file(file, save(columns, metadata={"skreg.evaluation": json.dumps(facts)}))
+        told(len(columns["success"]))
     return StoredResult(**{name: columns[name][: len(images)] for name in _COLUMNS[:-1]})
 
 
@@ -98,19 +115,11 @@ def _read(file: Path, facts: dict[str, str], keys: Tensor) -> dict[str, Tensor]:
     if not file.exists():
         empty = torch.zeros(0, dtype=torch.float64)
         return {"success": empty.bool(), "l0": empty, "l2": empty, "linf": empty, "image": empty.long()}
-    safetensors = require("safetensors", "lab")
-    try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            found: dict[str, Any] = json.loads((opened.metadata() or {})["skreg.evaluation"])
-            columns = {name: opened.get_tensor(name) for name in _COLUMNS}
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
-        raise RunError(
-            f"{file}: damaged or no result of skreg ({error}); move it away, and it is made again"
-        ) from error
+    found, columns = _open(file)
     for name, expected in facts.items():
         if found.get(name) != expected:
             raise RunError(
-                f"{file} holds results of another {name}: expected {expected}, found {found.get(name)}; nothing "
+                f"{file} holds results of {_OTHER[name]}: expected {expected}, found {found.get(name)}; nothing "
                 "was changed. Move the file away to make new results, or go on with what it was made with"
             )
     known = min(len(keys), len(columns["image"]))
@@ -123,7 +132,35 @@ def _read(file: Path, facts: dict[str, str], keys: Tensor) -> dict[str, Tensor]:
     return columns
 
 
-def _hash_weights(model: nn.Module) -> str:
+def read_stored(file: str | os.PathLike[str]) -> tuple[dict[str, str], Tensor, StoredResult]:
+    """Read what `stored_attack` wrote.
+
+    Returns:
+        What the results depend on (weights, attack, preset, eps, seed, version of skreg), as text: "weights" is
+        what `hash_weights` gives for the model that was attacked; a number for each image with its label (N,
+        int64), which tells whether two files are of the same images; and the results.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    facts, columns = _open(Path(file))
+    return facts, columns["image"], StoredResult(**{name: columns[name] for name in _COLUMNS[:-1]})
+
+
+def _open(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    safetensors = require("safetensors", "lab")
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            facts: dict[str, Any] = json.loads((opened.metadata() or {})["skreg.evaluation"])
+            return facts, {name: opened.get_tensor(name) for name in _COLUMNS}
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise RunError(
+            f"{file}: damaged or no result of skreg ({error}); move it away, and it is made again"
+        ) from error
+
+
+def hash_weights(model: nn.Module) -> str:
+    """What tells the weights and buffers of a model from others: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

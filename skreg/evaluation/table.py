@@ -3,154 +3,258 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skreg._extras import require
-from skreg.evaluation.checks import find_warnings
+from skreg.evaluation.checks import check_at_eps, check_model, check_searches, find_warnings
 from skreg.evaluation.evaluate import Evaluation
 from skreg.evaluation.proportion import Proportion
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+# The columns of the paper's Table 1.
+TITLES = {
+    "fgsm": "FGSM",
+    "pgd": "PGD",
+    "deepfool_l2": "DF l2",
+    "deepfool_linf": "DF linf",
+    "cw": "C&W",
+    "adef": "ADef",
+    "salt_pepper": "S&P",
+}
+PASSED = "All checks of the attacks passed."
+
 
 @dataclass(frozen=True)
 class Table:
-    """Text in rows and columns; a cell may hold several lines. The first column holds names."""
+    """Text in rows and columns; a cell may hold several lines. The first column holds names.
+
+    Attributes:
+        title, columns, rows: what to show.
+        note: what the columns are.
+        warnings: checks that the table fails, a sentence each.
+        best: row and column of the cells to mark, which hold the best value of their column.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    warnings: tuple[str, ...] = ()
+    best: frozenset[tuple[int, int]] = frozenset()
 
 
 def build_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
-    """Accuracy, searches, gradients and kernels of all models, each a table.
+    """Table 1 and accuracy at the training eps, one each a data set; searches, gradients and kernels of all.
 
     Raises:
         ValueError: there is nothing to show, or the evaluations ran different attacks.
     """
     if not evaluations:
         raise ValueError("expected at least one evaluation, found none")
-    attacks = {tuple(summary.attack for summary in each.attacks) for each in evaluations}
+    attacks = {(each.preset, tuple(summary.attack for summary in each.attacks)) for each in evaluations}
     if len(attacks) > 1:
-        raise ValueError("one table needs the same attacks for all models; evaluate them together")
-    return [_accuracy(evaluations), _searches(evaluations), _gradients(evaluations), _kernels(evaluations)]
+        raise ValueError("one table needs the same attacks and preset for all models; evaluate them together")
+    groups: dict[tuple[str, float | None, float], list[Evaluation]] = {}
+    for each in evaluations:
+        groups.setdefault((each.data, each.bound, each.eps), []).append(each)
+    searched = bool(evaluations[0].attacks)
+    tables = []
+    for group in groups.values():
+        tables += [_table_1(group), _at_eps(group)] if searched else [_at_eps(group)]
+    tables += [_searches(evaluations)] if searched else []
+    return [*tables, _landscape(evaluations), _kernels(evaluations)]
 
 
 def list_warnings(evaluations: Sequence[Evaluation]) -> list[str]:
     """The warnings of all models, each with the model's name in front."""
-    return [f"{each.name}: {warning}" for each in evaluations for warning in find_warnings(each)]
+    return _named(evaluations, find_warnings)
+
+
+def _named(evaluations: Sequence[Evaluation], check: Callable[[Evaluation], list[str]]) -> list[str]:
+    return [f"{each.name}: {warning}" for each in evaluations for warning in check(each)]
 
 
 def print_report(evaluations: Sequence[Evaluation], console: Console) -> None:
-    """Print the tables and the warnings on a rich console."""
+    """Print the tables on a rich console, each with what it fails."""
     rich_table = require("rich.table", "lab").Table
     text = require("rich.text", "lab").Text
     for table in build_tables(evaluations):
         shown = rich_table(title=table.title, title_justify="left", caption=table.note, caption_justify="left")
         for index, column in enumerate(table.columns):
-            # Rich breaks lines at spaces only, and would cut a long name.
-            shown.add_column(text(column.replace("_", " ")), justify="left" if index == 0 else "right")
-        for row in table.rows:
-            shown.add_row(*(text(cell) for cell in row))
+            shown.add_column(text(column), justify="left" if index == 0 else "right")
+        for i, row in enumerate(table.rows):
+            cells = [_starred(cell) if (i, j) in table.best else cell for j, cell in enumerate(row)]
+            shown.add_row(*(text(cell, style="bold" if (i, j) in table.best else "") for j, cell in enumerate(cells)))
         console.print(shown)
+        for warning in table.warnings:
+            console.print(text(f"warning: {warning}", style="yellow"))
         console.print()
-    warnings = list_warnings(evaluations)
-    for warning in warnings:
-        console.print(text(f"warning: {warning}", style="yellow"))
-    if not warnings:
-        console.print(text("All checks of the attacks passed."))
+    if not list_warnings(evaluations):
+        console.print(text(PASSED))
+
+
+def _starred(cell: str) -> str:
+    first, *rest = cell.split("\n")
+    return "\n".join([f"*{first}", *rest])
 
 
 def to_markdown(evaluations: Sequence[Evaluation]) -> str:
-    """The tables and the warnings in Markdown."""
-    parts = []
-    for table in build_tables(evaluations):
-        lines = [f"### {table.title}", "", _markdown_row(table.columns)]
-        lines.append("|:---" + "|---:" * (len(table.columns) - 1) + "|")
-        lines += [_markdown_row(row) for row in table.rows]
-        parts.append("\n".join(lines))
-        if table.note:
-            parts.append(table.note)
-    warnings = list_warnings(evaluations)
-    parts.append("### Checks")
-    parts.append("\n".join(f"- {w}" for w in warnings) if warnings else "All checks of the attacks passed.")
+    """The tables in Markdown, each with what it fails."""
+    parts = [markdown_table(table) for table in build_tables(evaluations)]
+    if not list_warnings(evaluations):
+        parts.append(PASSED)
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """A heading, the table, its note and its warnings in Markdown."""
+    lines = [f"### {table.title}", "", _markdown_row(table.columns)]
+    lines.append("|:---" + "|---:" * (len(table.columns) - 1) + "|")
+    for i, row in enumerate(table.rows):
+        lines.append(_markdown_row([_bold(cell) if (i, j) in table.best else cell for j, cell in enumerate(row)]))
+    if table.note:
+        lines += ["", table.note]
+    if table.warnings:
+        lines += ["", *(f"- warning: {warning}" for warning in table.warnings)]
+    return "\n".join(lines)
+
+
+def _bold(cell: str) -> str:
+    first, *rest = cell.split("\n")
+    return "\n".join([f"**{first}**", *rest])
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |"
 
 
-def _accuracy(evaluations: Sequence[Evaluation]) -> Table:
-    first = evaluations[0]
-    same_eps = len({each.eps for each in evaluations}) == 1
-    at = f"eps {first.eps:g}" if same_eps else "training eps"
-    columns = ("model", "images", "clean", *(s.attack for s in first.attacks), f"FGSM {at}", f"PGD {at}")
-    rows = tuple(
-        (
-            each.name,
-            str(each.clean.total),
-            *(
-                _percent(share)
-                for share in (
-                    each.clean,
-                    *(s.accuracy for s in each.attacks),
-                    each.fgsm_at_eps,
-                    each.pgd_at_eps,
-                )
-            ),
-        )
-        for each in evaluations
+def _table_1(group: Sequence[Evaluation]) -> Table:
+    """Table 1 of the paper for the models of one data set."""
+    first = group[0]
+    reach = "at any distance" if first.bound is None else f"within linf {first.bound:g}"
+    columns = ["model", "images", "clean", *(TITLES[s.attack] for s in first.attacks), "failed searches"]
+    shares = [[each.clean, *(s.accuracy for s in each.attacks)] for each in group]
+    rows = [
+        (each.name, str(each.clean.total), *map(_percent, row), f"{failed} of {searches}")
+        for each, row in zip(group, shares, strict=True)
+        for failed, searches in [(sum(s.failed for s in each.attacks), sum(s.searches for s in each.attacks))]
+    ]
+    fixed = f"; FGSM and PGD at eps {first.eps:g}" if first.preset == "foolbox3" else ""
+    note = (
+        f"Percent with 95% intervals; preset {first.preset}{fixed}. Right are images for which a search found no "
+        f"adversarial {reach}: a failed search counts as right, as in the paper. {_best_note(group)}"
     )
-    return Table(f"Accuracy, {_data(evaluations)}", columns, rows, _accuracy_note(evaluations))
+    return Table(
+        f"Table 1: accuracy under attack, {first.data}, {reach}",
+        tuple(columns),
+        tuple(rows),
+        note.rstrip(),
+        tuple(_named(group, check_searches)),
+        _best(group, shares, first_column=2),
+    )
 
 
-def _accuracy_note(evaluations: Sequence[Evaluation]) -> str:
-    first = evaluations[0]
-    bounds = {each.bound for each in evaluations}
-    if bounds == {None}:
-        reach = "at any distance"
-    elif len(bounds) == 1:
-        reach = f"within linf {first.bound:g}"
-    else:
-        reach = "within the bound of its data set"
-    note = "Percent, with 95% intervals."
-    if first.attacks:
-        names = ", ".join(s.attack for s in first.attacks)
-        note += (
-            f" {names} (preset {first.preset}): images right for which the search found no adversarial "
-            f"{reach}; a failed search counts as right."
-        )
-    return note + " The last two columns: linf attacks at a fixed radius, PGD with restarts and two objectives."
+def _at_eps(group: Sequence[Evaluation]) -> Table:
+    """Accuracy within the training eps for the models of one data set."""
+    first = group[0]
+    with_autoattack = any(each.autoattack_at_eps is not None for each in group)
+    shares = [
+        [
+            each.clean,
+            each.fgsm_at_eps,
+            each.pgd_ce_at_eps,
+            each.pgd_margin_at_eps,
+            each.random_search_at_eps,
+            *([each.autoattack_at_eps or Proportion(0, 0)] if with_autoattack else []),
+            each.worst_case_at_eps,
+        ]
+        for each in group
+    ]
+    columns = ["model", "images", "clean", "FGSM", "PGD cross-entropy", "PGD margin", "random search"]
+    columns += [*(["AutoAttack"] if with_autoattack else []), "worst case"]
+    rows = [(each.name, str(each.clean.total), *map(_percent, row)) for each, row in zip(group, shares, strict=True)]
+    note = (
+        "Percent with 95% intervals. PGD: 40 steps, with a second run on the survivors. Random search sees logits "
+        f"only. Worst case: images that nothing fooled within eps, {'Table 1 included, ' if first.attacks else ''}"
+        f"and the number to quote. {_best_note(group)}"
+    )
+    if not with_autoattack:
+        note = f"{note.rstrip()} AutoAttack was not run: add --attacks autoattack."
+    return Table(
+        f"Accuracy within linf {first.eps:g}, {first.data}",
+        tuple(columns),
+        tuple(rows),
+        note.rstrip(),
+        tuple(_named(group, check_at_eps)),
+        _best(group, shares, first_column=2),
+    )
+
+
+def _best(
+    group: Sequence[Evaluation], shares: Sequence[Sequence[Proportion]], *, first_column: int
+) -> frozenset[tuple[int, int]]:
+    """The best cells of each column, as the paper marks them: not where a guess is as good, nor for a model alone."""
+    if len(group) < 2:
+        return frozenset()
+    cells = set()
+    for column, values in enumerate(zip(*shares, strict=True)):
+        best = max((value.value for value in values if value.total), default=math.nan)
+        for row, value in enumerate(values):
+            if value.total and value.value == best > 1 / group[row].classes:
+                cells.add((row, first_column + column))
+    return frozenset(cells)
+
+
+def _best_note(group: Sequence[Evaluation]) -> str:
+    return "Marked: the best of a column, unless a guess is as good." if len(group) > 1 else ""
 
 
 def _searches(evaluations: Sequence[Evaluation]) -> Table:
     rows = tuple(
-        (each.name, s.attack, str(s.searches), str(s.failed), _number(s.median_l2), _number(s.median_linf))
+        (
+            each.name,
+            TITLES[s.attack],
+            s.minimises,
+            str(s.searches),
+            str(s.failed),
+            *map(_number, (s.median_l0, s.median_l2, s.median_linf)),
+        )
         for each in evaluations
         for s in each.attacks
     )
-    columns = ("model", "attack", "searches", "failed", "median l2", "median linf")
-    note = "Medians of the distance to the adversarial; a failed search counts as infinitely far."
+    columns = ("model", "attack", "minimises", "searches", "failed", "median l0", "median l2", "median linf")
+    note = (
+        "Medians of the smallest perturbation found, in each norm; a failed search counts as infinitely far. ADef "
+        "makes the field small that moves the pixels."
+    )
     return Table("Searches for adversarial images", columns, rows, note)
 
 
-def _gradients(evaluations: Sequence[Evaluation]) -> Table:
+def _landscape(evaluations: Sequence[Evaluation]) -> Table:
     rows = tuple(
-        (each.name, _percent(each.zero_gradients), _number(each.logit_margin), _percent(each.pgd_at_one))
+        (
+            each.name,
+            str(each.clean.total),
+            _percent(each.zero_gradients),
+            _number(each.logit_margin),
+            _number(each.logit_scale),
+            _percent(each.pgd_at_one),
+            _percent(each.random_search_alone),
+        )
         for each in evaluations
     )
-    columns = ("model", "zero gradients", "logit margin", "PGD eps 1")
+    columns = ("model", "images", "zero gradients", "logit margin", "logit scale", "PGD eps 1", "random search alone")
     note = (
-        "Percent of images whose gradient is exactly zero; mean distance of the two highest logits, which "
-        "makes gradients vanish where it is large; accuracy under PGD with everything within reach, which "
-        "should be 0."
+        "Percent of images whose gradient is exactly zero; mean distance of the two highest logits and standard "
+        "deviation of the logits, which make gradients vanish where they are large; accuracy under PGD with everything "
+        "within reach; images that only the search without gradients fools. The first and the last two should be 0."
     )
-    return Table("Can the attacks be believed?", columns, rows, note)
+    warnings = tuple(_named(evaluations, check_model))
+    return Table("Can the attacks be believed?", columns, rows, note, warnings)
 
 
 def _kernels(evaluations: Sequence[Evaluation]) -> Table:
@@ -167,10 +271,6 @@ def _kernels(evaluations: Sequence[Evaluation]) -> Table:
     )
     note = "Roughness: squared differences of neighbouring weights over squared weights, smaller is smoother."
     return Table("Kernels", ("model", "layer", "D/E", "high freq. energy", "norm"), rows, note)
-
-
-def _data(evaluations: Sequence[Evaluation]) -> str:
-    return ", ".join(dict.fromkeys(each.data for each in evaluations))
 
 
 def _percent(share: Proportion) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from skreg._checks import check_count
 from skreg._extras import require
 from skreg.attacks import attack_mode
+from skreg.figures.drawing import Drawing
+from skreg.figures.grid import fit
+from skreg.figures.lineup import Lineup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,8 +26,10 @@ SPECTRUM_SIZE = 64  # zero-padded to this side, so that the spectrum of a small 
 
 # Inches.
 _PANEL, _SPACE = 0.62, 0.05
-_BETWEEN_MODELS, _BETWEEN_BLOCKS = 0.22, 0.14
+_BETWEEN_MODELS, _BETWEEN_FAMILIES, _BETWEEN_BLOCKS = 0.1, 0.12, 0.14
 _LEFT, _RIGHT, _TOP = 0.4, 0.15, 0.55
+
+MANY = 6  # more models than this have their kernels in one column each, so that the page stays narrow
 
 _CAPTION = {
     "kernels": "Kernels: red above 0, blue below; full colour at the value written above each model.",
@@ -44,7 +50,12 @@ class _Block:
 
 
 def kernels(
-    models: Mapping[str, nn.Module], *, count: int = 4, layer: str | None = None, image: Tensor | None = None
+    models: Mapping[str, nn.Module],
+    *,
+    count: int = 4,
+    layer: str | None = None,
+    image: Tensor | None = None,
+    caption: bool = True,
 ) -> Figure:
     """Draw the first kernels of each model side by side: weights, spectra, and responses to `image`.
 
@@ -57,10 +68,11 @@ def kernels(
         count: kernels a model.
         layer: name of a 2-D convolution in every model, such as "conv1"; None for the first one of each.
         image: C H W, floating point, as the models take it; None for no responses.
+        caption: whether to write below what is seen.
 
     Returns:
         A figure that belongs to no window and no global state; `skreg.figures.save` writes it. Its axes come
-        block by block, model by model, kernel by kernel.
+        block by block, model by model, kernel by kernel. Names that begin with the same letter stand closer.
 
     Raises:
         TypeError, ValueError: no models, a layer that is not there or has too few filters, or a bad image.
@@ -78,7 +90,28 @@ def kernels(
     if image is not None:
         responses = {name: _responses(models[name], layers[name], image, count) for name in models}
         blocks.append(_Block("responses", responses, "gray", dict.fromkeys(models, (None, None))))
-    return _layout(blocks, scales, count)
+    text = " ".join(_CAPTION[block.title] for block in blocks) if caption else ""
+    return _layout(blocks, scales, count, text)
+
+
+def draw_kernels(lineup: Lineup) -> Iterator[Drawing]:
+    """The paper's Figure 1: the first four kernels of the first layer, and what they make of a test image."""
+    images, labels = lineup.test_images()
+    classes = lineup.info.classes
+    shown = classes.index("star") if "star" in classes else len(classes) - 1  # the paper shows a star
+    members = (labels == shown).nonzero()[:, 0]
+    index = int(members[images[members].flatten(1).std(dim=1).argmax()])
+    names = ", ".join(lineup.models)
+    yield Drawing(
+        name="kernels",
+        title="First kernels, their spectra and their responses",
+        caption=f"The first four kernels of the first convolution. {' '.join(_CAPTION.values())} The image is the "
+        f"{classes[shown]} of most contrast among {len(images)} test images of {lineup.info.name}. Best weights of "
+        "each run.",
+        alt=f"Small squares in a column for each of {names}: four kernels as red and blue pixels, their spectra, and "
+        f"what they make of a picture of a {classes[shown]}.",
+        figure=kernels(lineup.models, image=images[index], caption=False),
+    )
 
 
 def spectra(kernels: Tensor) -> Tensor:
@@ -95,16 +128,17 @@ def spectra(kernels: Tensor) -> Tensor:
     return moduli
 
 
-def _layout(blocks: list[_Block], scales: dict[str, float], count: int) -> Figure:
-    """Place `count` panels of each model and block, in squares as nearly as may be."""
+def _layout(blocks: list[_Block], scales: dict[str, float], count: int, text: str) -> Figure:
+    """Place `count` panels of each model and block, and `text` below them."""
     figure_class = require("matplotlib.figure", "lab").Figure
-    across = math.ceil(math.sqrt(count))
+    across = 1 if len(scales) > MANY else math.ceil(math.sqrt(count))
     down = math.ceil(count / across)
     pitch = _PANEL + _SPACE
-    model_width, block_height = across * pitch + _BETWEEN_MODELS, down * pitch + _BETWEEN_BLOCKS
-    width = _LEFT + len(scales) * model_width - _BETWEEN_MODELS + _RIGHT
-    caption = textwrap.wrap(" ".join(_CAPTION[block.title] for block in blocks), int(width * 15))
-    bottom = 0.2 + 0.16 * len(caption)
+    block_height = down * pitch + _BETWEEN_BLOCKS
+    lefts = _left_edges(list(scales), across * pitch + _BETWEEN_MODELS)
+    width = lefts[-1] + across * pitch - _SPACE + _RIGHT
+    lines = textwrap.wrap(text, int(width * 15))
+    bottom = 0.2 + 0.16 * len(lines) if lines else 0.0
     height = _TOP + len(blocks) * block_height + bottom
     figure: Figure = figure_class(figsize=(width, height))
 
@@ -112,8 +146,7 @@ def _layout(blocks: list[_Block], scales: dict[str, float], count: int) -> Figur
         top = height - _TOP - row * block_height
         middle = top - (down * pitch - _SPACE) / 2
         figure.text(0.2 / width, middle / height, block.title, rotation=90, ha="center", va="center", size=10)
-        for column, (name, panels) in enumerate(block.panels.items()):
-            left = _LEFT + column * model_width
+        for left, (name, panels) in zip(lefts, block.panels.items(), strict=True):
             lowest, highest = block.limits[name]
             for index, panel in enumerate(panels):
                 x, y = left + index % across * pitch, top - index // across * pitch - _PANEL
@@ -122,12 +155,21 @@ def _layout(blocks: list[_Block], scales: dict[str, float], count: int) -> Figur
                 axes.set(xticks=[], yticks=[])
                 for spine in axes.spines.values():
                     spine.set(color="0.75", linewidth=0.5)
-    for column, (name, scale) in enumerate(scales.items()):
-        centre = (_LEFT + column * model_width + (across * pitch - _SPACE) / 2) / width
-        figure.text(centre, 1 - 0.24 / height, name, ha="center", va="center", size=11, weight="bold")
+    for left, (name, scale) in zip(lefts, scales.items(), strict=True):
+        centre = (left + (across * pitch - _SPACE) / 2) / width
+        size = fit(name, across * pitch + _BETWEEN_MODELS, 11)
+        figure.text(centre, 1 - 0.24 / height, name, ha="center", va="center", size=size, weight="bold")
         figure.text(centre, 1 - 0.42 / height, f"±{scale:.2g}", ha="center", va="center", size=8, color="0.35")
-    figure.text(_LEFT / width, (bottom - 0.1) / height, "\n".join(caption), va="top", size=7.5, color="0.25")
+    figure.text(_LEFT / width, (bottom - 0.1) / height, "\n".join(lines), va="top", size=7.5, color="0.25")
     return figure
+
+
+def _left_edges(names: list[str], pitch: float) -> list[float]:
+    """Where each model's panels begin: names with the same first letter side by side, the others further apart."""
+    edges = [_LEFT]
+    for before, name in itertools.pairwise(names):
+        edges.append(edges[-1] + pitch + (_BETWEEN_FAMILIES if name[:1] != before[:1] else 0))
+    return edges
 
 
 def _find_layer(name: str, model: nn.Module, layer: str | None) -> nn.Conv2d:

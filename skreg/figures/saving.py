@@ -29,6 +29,11 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Non
     kind = path.suffix.lower().removeprefix(".")
     if kind not in formats:
         raise ValueError(f"{path}: the name must end in one of {', '.join(sorted(formats))}, found {path.suffix!r}")
+    write_file(path, render(figure, kind, dpi=dpi))
+
+
+def render(figure: Figure, kind: str, *, dpi: int = 150) -> bytes:
+    """The bytes of the file that `save` writes: `kind` is a format of matplotlib, such as "png"."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=dpi)
-    write_file(path, buffer.getvalue())
+    return buffer.getvalue()

@@ -90,6 +90,13 @@ def write_statistics(writer: Any, reg: SmoothKernelRegularizer, step: int, *, co
     Raises:
         TypeError: `writer` has no `add_scalar` and `add_image`, or a `count` that is no count.
         ValueError: a negative `count`.
+
+    Example:
+        >>> import tempfile
+        >>> from torch.utils.tensorboard import SummaryWriter
+        >>> reg = SmoothKernelRegularizer(torch.nn.Conv2d(3, 16, 3))
+        >>> with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
+        ...     write_statistics(writer, reg, step=0)
     """
     if not callable(getattr(writer, "add_scalar", None)) or not callable(getattr(writer, "add_image", None)):
         raise TypeError(

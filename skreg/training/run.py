@@ -90,13 +90,13 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise RunError(f"{folder}: no run here ({CONFIG_FILE} is missing); expected a folder made by `skreg train`")
-    record = _read_json(file, file.read_text(encoding="utf-8"))
+    record = _read_json(file, _read_text(file))
     try:
         config = TrainConfig.from_dict(record.pop("config"))
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{file}: not a configuration of this version of skreg: {error}") from error
     log_file = folder / LOG_FILE
-    lines = log_file.read_text(encoding="utf-8").splitlines() if log_file.is_file() else []
+    lines = _read_text(log_file).splitlines() if log_file.is_file() else []
     log = [_read_json(f"{log_file}, line {number}", line) for number, line in enumerate(lines, start=1)]
     return Run(folder, config, record, log)
 
@@ -236,10 +236,17 @@ def describe_session(config: TrainConfig) -> dict[str, Any]:
     }
 
 
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{file}: cannot be read as text ({error}); put back a copy, or train again") from error
+
+
 def _read_json(where: object, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{where}: damaged, not JSON ({error}); put back a copy, or train again") from error
     if not isinstance(value, dict):
         raise RunError(f"{where}: damaged, expected a JSON object; put back a copy, or train again")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from skreg import native
-from skreg.benchmark import CONTENDERS, Case, describe_machine, run_cases
+from skreg.benchmark import CONTENDERS, Case, build_cases, describe_machine, run_cases
 
 SHAPES = ((16, 8, 3, 3), (8, 16, 5, 5))
 WEIGHTS = 16 * 8 * 9 + 8 * 16 * 25
@@ -30,7 +32,7 @@ def test_figures_fit_together():
 
 
 def test_rows_say_what_was_measured():
-    case = Case("formats", "small", SHAPES, ("ours",), 1, "layer", dtype=torch.bfloat16, channels_last=True, cold=True)
+    case = Case("formats", "small", SHAPES, ("ours, bfloat16, channels_last",), 1, "layer", cold=True)
     (row,) = run_cases([case], **QUICK)
     assert (row.section, row.weights, row.dtype, row.layout) == (
         "formats",
@@ -40,6 +42,22 @@ def test_rows_say_what_was_measured():
     )
     assert (row.exponentiate, row.cache, row.threads) == ("layer", "cold", 1)
     assert row.of_fresh_copy is None  # no copy was measured
+
+
+def test_forms_of_the_weights_are_measured_in_one_case():
+    (case,) = build_cases(["formats"], ["two_conv"], threads=1)
+    case = replace(case, shapes=SHAPES)
+    rows = {row.contender: row for row in run_cases([case], **QUICK)}
+    assert [(row.dtype, row.layout) for row in rows.values()][:5] == [
+        ("float32", "contiguous"),
+        ("bfloat16", "contiguous"),
+        ("float32", "channels_last"),
+        ("bfloat16", "channels_last"),
+        ("bfloat16", "contiguous"),
+    ]
+    halves = rows["ours, bfloat16"]
+    assert halves.gb_per_s == pytest.approx(2 * WEIGHTS * 2 / (halves.median_us * 1e-6) / 1e9, rel=1e-3)
+    assert halves.times_first == pytest.approx(halves.median_us / rows["ours"].median_us, rel=1e-3)
 
 
 def test_contenders_without_a_byte_count_have_no_rate():

@@ -11,7 +11,7 @@ from skreg.benchmark import run_steps
 from skreg.benchmark import steps as module
 from skreg.cli import app
 
-QUICK = {"threads": 1, "batch_size": 2, "rounds": 3, "seconds": 1.0}
+QUICK = {"threads": 1, "batch_size": 6, "rounds": 3, "seconds": 1.0}
 
 
 def first_steps(change=None):
@@ -21,10 +21,10 @@ def first_steps(change=None):
     images, labels = torch.rand(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1])
     models = {name: copy.deepcopy(model) for name in module.CONTENDERS}
     inside = {name: [] for name in module.CONTENDERS}
-    steps = {name: module.prepare_step(name, models[name], images, labels, inside[name]) for name in models}
+    steps = {name: module.prepare_step(name, models[name], inside[name]) for name in models}
     if change is not None:
         change(steps)
-    module.check_first_steps(model, models, steps)
+    module.check_first_steps(model, models, steps, images, labels)
     return models, inside
 
 
@@ -44,7 +44,7 @@ def test_every_form_moves_the_weights_by_the_penalty_as_well():
 def test_a_contender_that_does_something_else_stops_the_benchmark(name):
     def take_two_steps(steps):
         step = steps[name]
-        steps[name] = lambda: (step(), step())
+        steps[name] = lambda *batch: (step(*batch), step(*batch))
 
     with pytest.raises(AssertionError, match=rf"{name}: 0.weight after one step is off by"):
         first_steps(take_two_steps)
@@ -63,20 +63,23 @@ def test_figures_fit_together():
     rows = {row.contender: row for row in run_steps(["two_conv"], **QUICK)}
     assert tuple(rows) == module.CONTENDERS
     for row in rows.values():
-        assert (row.net, row.count, row.samples, row.batch_size) == ("two_conv", 32 * 25 + 64 * 32 * 25, 3, 2)
-        assert 0 < row.lower_ms <= row.median_ms <= row.upper_ms
-        assert 0 < row.lower_overhead <= row.overhead <= row.upper_overhead
+        assert (row.net, row.count, row.samples) == ("two_conv", 32 * 25 + 64 * 32 * 25, 3)
+        assert (row.batch_size, row.small_batch_size) == (6, 4)
+        assert row.lower_added_ms <= row.added_ms <= row.upper_added_ms
+        assert row.lower_overhead <= row.overhead <= row.upper_overhead
+        assert row.overhead == pytest.approx(1 + row.added_ms / row.plain_ms, rel=1e-3)
         assert (row.inside_ms is not None) == row.contender.startswith("hook")
     assert (rows["plain"].overhead, rows["plain"].added_ms) == (1, 0)
     hook = rows["hook"]
-    assert hook.inside_overhead == pytest.approx(1 + hook.inside_ms / rows["plain"].median_ms, rel=1e-3)
+    assert hook.inside_overhead == pytest.approx(1 + hook.inside_ms / rows["plain"].plain_ms, rel=1e-3)
 
 
-def test_ratios_are_taken_within_a_round():
-    """A machine that is ten times slower in one round changes no ratio."""
-    plain, own = [0.1, 1.0, 0.1], [0.11, 1.1, 0.11]
-    row = module._row("two_conv", "naive", 1, 1, 1, own, plain, [])
-    assert (row.lower_overhead, row.overhead, row.upper_overhead, row.added_ms) == (1.1, 1.1, 1.1, 10)
+def test_differences_are_taken_within_a_round():
+    """A machine that is ten times slower in one round changes no difference, and the batch that is long no time."""
+    plain, own = [0.1, 1.0, 0.1], [0.11, 1.01, 0.11]
+    row = module._row("two_conv", "naive", (128, 4, 1, 2), [9.0, 1.0, 2.0], own, plain, [])
+    assert (row.lower_added_ms, row.added_ms, row.upper_added_ms) == (10, 10, 10)
+    assert (row.plain_ms, row.small_plain_ms, row.overhead) == (2000, 100, 1.005)
 
 
 def test_wrong_options_are_named():
@@ -87,7 +90,7 @@ def test_wrong_options_are_named():
 
 
 def test_command(tmp_path, monkeypatch):
-    monkeypatch.setitem(module.NETS, "two_conv", module.Net("two_conv", (1, 4, 4), 2, 2))
+    monkeypatch.setitem(module.NETS, "two_conv", module.Net("two_conv", (1, 4, 4), 2, 2, 1))
     path = tmp_path / "new" / "step.csv"
     options = ["--weights", "two_conv", "--threads", "1", "--rounds", "3", "--seconds", "1", "--csv", str(path)]
     result = CliRunner().invoke(app, ["bench", "step", *options])

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import gc
+import random
 import time
 
 import pytest
 
 from skreg.benchmark import timing
-from skreg.benchmark.timing import time_interleaved
+from skreg.benchmark.timing import median_interval, time_interleaved
 
 
 @pytest.fixture
@@ -80,3 +81,14 @@ def test_garbage_collection_rests_while_measuring_and_comes_back(log):
         time_interleaved({"a": lambda: seen.append(gc.isenabled()) or 1 / 0}, rounds=1, seconds=1, cold=True)
     assert seen == [False]
     assert gc.isenabled()
+
+
+def test_the_interval_of_a_median_is_as_sure_as_it_says():
+    """By counting: how often the interval of 15 uniform numbers holds their median, 1/2."""
+    numbers = random.Random(0)
+    intervals = [median_interval([numbers.random() for _ in range(15)]) for _ in range(4000)]
+    assert (
+        0.95 < sum(lower <= 0.5 <= upper for lower, upper in intervals) / len(intervals) < 0.975
+    )  # 0.965 by binomials
+    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert median_interval(list(range(100))) == (39, 60)  # as the tables of the sign test have it

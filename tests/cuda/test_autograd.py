@@ -114,3 +114,34 @@ def test_compiled_without_graph_breaks():
     wanted = torch.autograd.grad(skreg.smooth_kernel_penalty(weights), weights)
     for f, w in zip(found, wanted, strict=True):
         torch.testing.assert_close(f, w)
+
+
+def test_compiled_training_step_without_graph_breaks_and_recompiles():
+    """A whole step with the penalty in its loss, on cuda tensors, over changed strengths."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 5), torch.nn.Flatten(), torch.nn.Linear(16, 5)
+    ).to("cuda")
+    regularizer = skreg.SmoothKernelRegularizer(model, strength=1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    graphs = []
+
+    def count_graphs(graph, example_inputs):
+        graphs.append(graph)
+        return aot_eager(graph, example_inputs)
+
+    def loss(images, labels):
+        return torch.nn.functional.cross_entropy(model(images), labels) + regularizer()
+
+    aot_eager = torch._dynamo.lookup_backend("aot_eager")
+    compiled = torch.compile(loss, backend=count_graphs, fullgraph=True)
+    for step in range(3):
+        regularizer.strength = 0.1 * (step + 1)
+        images, labels = torch.rand(4, 3, 8, 8, device="cuda"), torch.randint(0, 5, (4,), device="cuda")
+        wanted = torch.autograd.grad(loss(images, labels), list(model.parameters()))
+        optimizer.zero_grad()
+        compiled(images, labels).backward()
+        for parameter, gradient in zip(model.parameters(), wanted, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)
+        optimizer.step()
+    assert len(graphs) == 1

@@ -110,24 +110,68 @@ def test_gradients_of_another_layout_and_dtype(dtype, grad_dtype, grad_layout, m
     assert_near(targets, [b + w for b, w in zip(before, want, strict=True)], narrow, "elements")
 
 
+SENTINEL = 7.0
+GUARD = 32  # elements on both sides, a multiple of 16 bytes
+
+
+class Guarded:
+    """Copies of tensors that start some elements behind a 16-byte boundary, with sentinels on both sides."""
+
+    def __init__(self, tensors, offset):
+        self.memory, self.views = [], []
+        for tensor in tensors:
+            room = torch.full(
+                (tensor.numel() + offset + 2 * GUARD,), SENTINEL, dtype=tensor.dtype, device=tensor.device
+            )
+            view = room[GUARD + offset : GUARD + offset + tensor.numel()].view(tensor.shape)
+            assert view.data_ptr() % 16 == offset * tensor.element_size() % 16
+            self.memory.append((room, GUARD + offset, tensor.numel()))
+            self.views.append(view.copy_(tensor))
+
+    def assert_untouched_around(self):
+        for room, begin, count in self.memory:
+            assert bool((room[:begin] == SENTINEL).all()), "wrote before an output"
+            assert bool((room[begin + count :] == SENTINEL).all()), "wrote behind an output"
+
+
+@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[4]], ids=["kernel", "layer"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("size", [3, 5, 7])
-def test_every_offset_that_alignment_allows(size, dtype, make_weights, expected, assert_near):
-    shape = (5, 13, size, size)
-    count = torch.Size(shape).numel()
-    source = make_weights([shape], dtype=dtype)[0]
-    coefficients = torch.ones(1, dtype=torch.float64)
-    want = expected([source], coefficients, OPTIONS[0]).gradients()
-    for offset in range(16 // source.element_size() + 1):
-        weight = torch.full((count + offset,), float("nan"), dtype=dtype, device="cuda")[offset:].view(shape)
-        weight.copy_(source)
-        memory = torch.full((count + 2 * offset + 2,), 7.0, dtype=dtype, device="cuda")
-        target = memory[offset + 1 : offset + 1 + count].view(shape)
-        target.zero_()
-        ops.add_gradients_([weight], [target], coefficients, None, *OPTIONS[0].native())
-        assert_near(target, want[0], dtype, "elements")
-        assert bool((memory[: offset + 1] == 7).all()), "wrote before the gradient"
-        assert bool((memory[offset + 1 + count :] == 7).all()), "wrote behind the gradient"
+def test_sentinels_and_every_offset_that_alignment_allows(dtype, options, make_weights, expected, assert_near):
+    """Every operator, with all that it reads and what it is given to write at every offset from 16 bytes."""
+    shapes = [(5, 13, 3, 3), (3, 7, 5, 5), (2, 5, 7, 7), (3, 5, 3), (3, 5, 2, 2)]
+    sources = make_weights(shapes, dtype=dtype)
+    coefficients, codes = coefficients_for(sources), options.native()
+    directions = make_weights(shapes, dtype=dtype, seed=1)
+    scale = torch.tensor(1.5, device="cuda")
+    want = expected(sources, coefficients, options)
+    gradients, (_, products) = want.gradients(), want.hessian_vector(directions)
+    for offset in range(16 // sources[0].element_size()):
+        inputs = Guarded(sources, offset), Guarded(directions, offset)
+        weights, vectors = inputs[0].views, inputs[1].views
+
+        assert_near(ops.value(weights, coefficients, *codes)[1], want.values, dtype, "sums")
+        _, values, found = ops.value_and_gradients(weights, coefficients, *codes)
+        assert_near(values, want.values, dtype, "sums")
+        assert_near(found, gradients, dtype, "elements")
+        found = ops.gradients(weights, coefficients, scale, *codes)
+        assert_near(found, [1.5 * g for g in gradients], dtype, "elements")
+        found = ops.hessian_vector(weights, vectors, coefficients, scale, *codes)[1]
+        assert_near(found, [1.5 * p for p in products], dtype, "elements")
+
+        target_offset = (offset + 1) % (16 // sources[0].element_size())  # aligned otherwise than the weights
+        targets = Guarded([torch.full_like(s, 0.25) for s in sources], target_offset)
+        ops.add_gradients_(weights, targets.views, coefficients, scale, *codes)
+        assert_near(targets.views, [0.25 + 1.5 * g for g in gradients], dtype, "elements")
+        before = [t.clone() for t in targets.views]
+        ops.scale_(targets.views, scale)
+        for view, start in zip(targets.views, before, strict=True):
+            assert torch.equal(view, start * 1.5)
+
+        targets.assert_untouched_around()
+        for guarded, originals in zip(inputs, (sources, directions), strict=True):
+            guarded.assert_untouched_around()
+            for view, original in zip(guarded.views, originals, strict=True):
+                assert torch.equal(view, original), "an input was written to"
 
 
 @pytest.mark.parametrize("count", [1, 2, 100, 1000, 3000])

@@ -229,7 +229,7 @@ def test_two_devices(emulator):
 
 WITHOUT_KERNELS = """
 import warnings, torch, skreg
-from skreg.report import self_test
+from skreg.self_test import self_test
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for _ in range(2):

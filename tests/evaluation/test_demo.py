@@ -27,6 +27,7 @@ def evaluation(name: str, roughness: float) -> Evaluation:
     return Evaluation(
         name=name,
         data="four-shapes",
+        classes=4,
         preset="paper",
         seed=0,
         eps=0.1,
@@ -34,10 +35,17 @@ def evaluation(name: str, roughness: float) -> Evaluation:
         clean=share,
         attacks=(),
         fgsm_at_eps=share,
+        pgd_ce_at_eps=share,
+        pgd_margin_at_eps=share,
         pgd_at_eps=share,
+        random_search_at_eps=share,
+        autoattack_at_eps=None,
+        worst_case_at_eps=share,
+        random_search_alone=Proportion(0, 2),
         pgd_at_one=share,
         zero_gradients=share,
         logit_margin=1.0,
+        logit_scale=1.0,
         layers=(LayerSummary("conv1.weight", roughness, 0.5 * roughness, 1.0),),
     )
 

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import csv
 import json
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from skreg import cli
 from skreg.data import load
-from skreg.evaluation import PAPER_BOUNDS, as_dict, evaluate_runs, robust_accuracy, store, write_results
+from skreg.evaluation import ATTACKS, PAPER_BOUNDS, as_dict, evaluate_runs, robust_accuracy, store, write_results
 from skreg.training import RunError, TrainConfig, train
 
 
@@ -27,10 +33,12 @@ def run(tmp_path_factory):
 
 
 def test_result_lies_beside_the_weights(run):
-    steps: list[str] = []
+    steps = []
     (found,) = evaluate_runs([run.path], attacks=["deepfool_l2"], limit=8, progress=steps.append)
     assert json.loads((run.path / "evaluation.json").read_text()) == json.loads(json.dumps(as_dict(found)))
-    assert steps == ["VR: clean", "VR: deepfool_l2", "VR: eps 0.02"]
+    assert str(steps[0]) == "VR: deepfool_l2, 0 of 8 images"
+    assert {each.model for each in steps} == {"VR"}
+    assert steps[-1].share <= 1
     assert (found.name, found.data, found.eps, found.bound) == ("VR", "four-shapes", 0.02, None)
     images, labels = load("four-shapes", "test", limit=8)
     assert found.clean == robust_accuracy(run.load_model(), images.float() / 255, labels, [])
@@ -65,9 +73,21 @@ def test_results_in_one_file(run, tmp_path):
     write_results(tmp_path / "all.json", found)
     assert json.loads((tmp_path / "all.json").read_text())[0]["name"] == "VR"
     write_results(tmp_path / "all.md", found)
-    assert (tmp_path / "all.md").read_text().startswith("### Accuracy, four-shapes")
-    with pytest.raises(ValueError, match=r"must end in .json or .md, found '.csv'"):
-        write_results(tmp_path / "all.csv", found)
+    assert (tmp_path / "all.md").read_text().startswith("### Table 1: accuracy under attack, four-shapes")
+    write_results(tmp_path / "all.csv", found)
+    with (tmp_path / "all.csv").open(newline="") as file:
+        rows = {row["column"]: row for row in csv.DictReader(file)}
+    assert list(rows) == [
+        "clean", "deepfool_l2", "fgsm_at_eps", "pgd_ce_at_eps", "pgd_margin_at_eps", "pgd_at_eps",
+        "random_search_at_eps", "worst_case_at_eps", "pgd_at_one",
+    ]  # fmt: skip
+    (summary,) = found[0].attacks
+    assert float(rows["deepfool_l2"]["median_l0"]) == summary.median_l0
+    assert rows["deepfool_l2"]["eps"] == rows["clean"]["preset"] == ""
+    assert rows["pgd_at_eps"]["eps"] == "0.02"
+    assert int(rows["clean"]["right"]) == found[0].clean.count
+    with pytest.raises(ValueError, match=r"must end in .json, .csv or .md, found '.txt'"):
+        write_results(tmp_path / "all.txt", found)
 
 
 def skreg(*arguments):
@@ -87,10 +107,11 @@ def test_command_prints_tables(run, tmp_path):
         tmp_path / "new" / "r.md",
     )
     assert result.exit_code == 0
-    assert "Accuracy, four-shapes" in result.stdout
-    assert "deepfool_l2" in result.stdout
-    assert "fgsm" not in result.stdout
-    assert "deepfool_l2" in (tmp_path / "new" / "r.md").read_text()
+    assert "Table 1: accuracy under attack, four-shapes" in result.stdout
+    assert "DF l2" in result.stdout
+    assert "C&W" not in result.stdout
+    assert "VR: deepfool_linf, 0 of 4 images" in result.stderr  # no terminal: lines
+    assert "DF l2" in (tmp_path / "new" / "r.md").read_text()
 
 
 def test_command_prints_json_alone_on_stdout(run):
@@ -106,12 +127,82 @@ def test_command_reports_errors_on_one_line(run, tmp_path):
     result = skreg("evaluate", tmp_path)
     assert result.exit_code == 1
     assert "no run here" in result.stderr
-    result = skreg("evaluate", run.path, "--attacks", "autoattack")
+    result = skreg("evaluate", run.path, "--attacks", "fgsm,c&w")
+    assert result.exit_code == 2
+    assert "unknown attack 'c&w'; expected names among fgsm, pgd, deepfool_l2, deepfool_linf, cw," in result.stderr
+    result = skreg("evaluate", run.path, "--output", tmp_path / "r.txt")
     assert result.exit_code == 1
-    assert "'deepfool_l2', 'deepfool_linf', 'cw', 'adef', 'salt_pepper', found 'autoattack'" in result.stderr
-    result = skreg("evaluate", run.path, "--output", tmp_path / "r.csv")
+    assert "must end in .json, .csv or .md" in result.stderr
+    result = skreg("evaluate", run.path, "--limit", -1)
+    assert result.exit_code == 2
+    assert "--limit: expected a number of images, or 0 for all, found -1" in result.stderr
+
+
+def test_groups_of_attacks():
+    assert cli.evaluate._attacks("paper") == list(ATTACKS)
+    assert cli.evaluate._attacks("all") == [*ATTACKS, "autoattack"]
+    assert cli.evaluate._attacks(" fast, cw") == ["fgsm", "pgd", "deepfool_l2", "deepfool_linf", "adef", "cw"]
+
+
+def test_missing_package_is_named_before_the_work(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    result = skreg("evaluate", run.path, "--attacks", "all")
     assert result.exit_code == 1
-    assert "must end in .json or .md" in result.stderr
+    assert 'pip install "skreg[autoattack]"' in result.stderr
+    assert "images" not in result.stderr
+
+
+def test_a_model_that_overflowed_is_named(run, tmp_path, nan_model, monkeypatch):
+    monkeypatch.setattr(type(run), "load_model", lambda self, which, device: nan_model)
+    result = skreg("evaluate", run.path, "--attacks", "fgsm", "--limit", 4)
+    assert result.exit_code == 1
+    assert f"{run.path}: the model's logits are NaN or infinite for 4 of 4 images" in result.stderr
+
+
+def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(run, tmp_path, monkeypatch):
+    copy = tmp_path / "VR"
+    shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("evaluation*"))
+    arguments = ("evaluate", copy, "--attacks", "deepfool_l2", "--limit", 6, "--batch-size", 2, "--json")
+    attack, calls = store.run_attack, []
+
+    def interrupted(*arguments, **options):
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        calls.append(arguments)
+        return attack(*arguments, **options)
+
+    monkeypatch.setattr(store, "run_attack", interrupted)
+    result = skreg(*arguments)
+    assert result.exit_code == 130
+    assert "stopped: interrupted; finished batches are kept in RUN/evaluation, and the same command" in result.stderr
+    assert not (copy / "evaluation.json").exists()
+    calls = list(range(5))  # a new list, so that nothing stops it
+    again = skreg(*arguments)
+    assert len(calls) == 5 + 6 * 3 - 4  # six attacks of three batches, less those that were finished
+    shutil.rmtree(copy / "evaluation")
+    calls = list(range(5))
+    assert skreg(*arguments).stdout == again.stdout
+
+
+def test_a_kill_loses_no_finished_batch(run, tmp_path):
+    copy = tmp_path / "VR"
+    shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("evaluation*"))
+    options = ["--attacks", "deepfool_linf", "--limit", "40", "--batch-size", "1", "--device", "cpu"]
+    start = "from skreg._console import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", start, "evaluate", str(copy), *options], stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    file = copy / "evaluation" / "paper-deepfool_linf.safetensors"
+    while not file.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    kept = load_file(file)["linf"]
+    assert 0 < len(kept) <= 40
+    evaluate_runs([copy], attacks=["deepfool_linf"], limit=40, batch_size=40, device="cpu")
+    assert torch.equal(load_file(file)["linf"][: len(kept)], kept)
+    assert not [path for path in (copy / "evaluation").iterdir() if path.name.endswith(".tmp")]
 
 
 def test_seed_is_recorded(run):

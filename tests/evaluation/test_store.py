@@ -70,7 +70,7 @@ def test_results_of_something_else_are_refused_and_kept(toys, make_linear, tmp_p
     file = tmp_path / "a.safetensors"
     stored_attack(file, *toys, "fgsm")
     before = file.read_bytes()
-    with pytest.raises(RunError, match="another weights"):
+    with pytest.raises(RunError, match=r"other weights \(a run that was trained on has new ones\)"):
         stored_attack(file, make_linear(3), images, labels, "fgsm")
     with pytest.raises(RunError, match="another attack: expected pgd, found fgsm"):
         stored_attack(file, *toys, "pgd")
@@ -81,7 +81,7 @@ def test_results_of_something_else_are_refused_and_kept(toys, make_linear, tmp_p
     with pytest.raises(RunError, match="other data: image 4"):
         stored_attack(file, model, images, torch.where(torch.arange(12) == 4, 1 - labels, labels), "fgsm")
     monkeypatch.setattr(store, "__version__", "99")
-    with pytest.raises(RunError, match="another skreg: expected 99"):
+    with pytest.raises(RunError, match="another version of skreg: expected 99"):
         stored_attack(file, *toys, "fgsm")
     assert file.read_bytes() == before
 

@@ -146,7 +146,7 @@ def test_a_default_device_does_not_matter(model: nn.Module) -> None:
 
 
 def test_compiled_code_follows_the_strength_without_compiling_again(model: nn.Module) -> None:
-    reg = SmoothKernelRegularizer(model, 1.0)
+    reg = SmoothKernelRegularizer(model, lambda step: [1.0, 0.5, -3.0, 0.25][step])
     graphs = itertools.count()
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
@@ -155,6 +155,9 @@ def test_compiled_code_follows_the_strength_without_compiling_again(model: nn.Mo
 
     torch._dynamo.reset()
     compiled = torch.compile(lambda: reg() * 2, fullgraph=True, backend=backend)
+    for _ in range(3):
+        torch.testing.assert_close(compiled(), reg() * 2, rtol=1e-12, atol=0)
+        reg.step()
     for strength in (1.0, 0.5, -3.0):
         reg.strength = strength
         torch.testing.assert_close(compiled(), reg() * 2, rtol=1e-12, atol=0)

@@ -94,6 +94,10 @@ def test_a_bad_value_of_a_schedule_changes_nothing(
     with pytest.raises(error, match=r"strength\(1\)"):
         reg.strength = lambda step: value
     assert reg.strength == 1.0
+    reg = SmoothKernelRegularizer(model, 0.5)
+    with pytest.raises(error, match=r"strength\(0\)"):
+        reg.strength = lambda step: value
+    assert (reg.strength, reg.state_dict()["scheduled"]) == (0.5, False)
 
 
 def test_a_schedule_that_is_never_stepped_is_said_once(model: nn.Module) -> None:
@@ -105,7 +109,13 @@ def test_a_schedule_that_is_never_stepped_is_said_once(model: nn.Module) -> None
         assert not caught
         for _ in range(999):
             reg.trainable()
-    assert [str(w.message).split(":")[-1] for w in caught] == [" call reg.step() after optimizer.step()"]
+        assert [str(w.message).split(":")[-1] for w in caught] == [" call reg.step() after optimizer.step()"]
+        reg.strength = lambda step: 0.2 * step  # a new schedule is waited for anew
+        for _ in range(999):
+            reg.trainable()
+        assert len(caught) == 1
+        reg.trainable()
+        assert len(caught) == 2
     reg = SmoothKernelRegularizer(model, lambda step: 0.1 * step)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -172,7 +182,9 @@ def state_of(model: nn.Module, strength: object = 0.5, **options: object) -> dic
         ),
         (lambda m: state_of(m, lambda step: 1.0), "strength: saved as a schedule, here a number"),
         (lambda m: {**state_of(m), "steps": -1}, "steps: expected a count, found -1"),
-        (lambda m: {**state_of(m), "strength": math.inf}, "strength: expected a finite number, found inf"),
+        (lambda m: {**state_of(m), "steps": True}, "steps: expected a count, found True"),
+        (lambda m: {**state_of(m), "steps": 1.5}, r"steps: expected a count, found 1\.5"),
+        (lambda m: {**state_of(m), "steps": 5, "strength": math.inf}, "strength: expected a finite number, found inf"),
         (lambda m: {}, r"expected the keys \['coefficients', 'names'.*\], found \[\]"),
         (lambda m: {**state_of(m), "more": 1}, "'more'"),
         (lambda m: None, "found NoneType"),
@@ -190,6 +202,13 @@ def test_a_schedule_refuses_the_state_of_a_number(model: nn.Module) -> None:
     reg = SmoothKernelRegularizer(model, warm_up_and_decay)
     with pytest.raises(ValueError, match="strength: saved as a number, here a schedule"):
         reg.load_state_dict(state_of(model))
+
+
+def test_a_schedule_that_was_changed_counts_from_the_saved_step(model: nn.Module) -> None:
+    state = {**state_of(model, warm_up_and_decay), "steps": 3, "strength": 17.0}
+    reg = SmoothKernelRegularizer(model, lambda step: 0.5 * step)
+    reg.load_state_dict(state)
+    assert (reg.steps, reg.strength) == (3, 1.5)
 
 
 def test_copies_are_attached_to_nothing(model: nn.Module) -> None:

@@ -1,0 +1,78 @@
+"""A report as a PDF: a page a table or figure, as large as it needs to be; drawings stay vectors."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from skreg._extras import require
+from skreg.figures import Drawing
+from skreg.report.content import Report
+from skreg.report.text import checks_text, facts_text, table_text
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
+
+_MARGIN = 0.5  # inches
+_SIZE = 9.0  # points
+_CHARACTER, _LINE = 0.602 * _SIZE / 72, 1.3 * _SIZE / 72  # inches, of the monospaced font
+
+
+def to_pdf(report: Report) -> bytes:
+    """The whole file."""
+    buffer = io.BytesIO()
+    box = require("matplotlib.transforms", "lab").Bbox
+    with require("matplotlib.backends.backend_pdf", "lab").PdfPages(buffer, metadata={"Title": report.title}) as pages:
+        for text in _front(report):
+            pages.savefig(_text_page(text))
+        for section in report.sections:
+            for drawing in section.drawings:
+                added, top, bottom = _add_words(drawing)
+                width, height = drawing.figure.get_size_inches()
+                try:
+                    pages.savefig(drawing.figure, bbox_inches=box([[0, -bottom], [width, height + top]]))
+                finally:
+                    for each in added:
+                        each.remove()
+        for section in report.sections:
+            for table in section.setup:
+                pages.savefig(_text_page(f"{section.data}\n\n{table_text(table)}"))
+            pages.savefig(_text_page(f"{section.data}: commands\n\n{facts_text(section.commands)}"))
+        pages.savefig(_text_page(f"This report\n\n{facts_text(report.made)}"))
+    return buffer.getvalue()
+
+
+def _front(report: Report) -> Iterator[str]:
+    """The tables of each data set, and their checks."""
+    yield report.title
+    for section in report.sections:
+        for table in section.tables:
+            yield f"{section.data}\n\n{table_text(table)}"
+        if checks := checks_text(section):
+            yield f"{section.data}: checks\n\n{checks}"
+
+
+def _text_page(text: str) -> Figure:
+    lines = text.split("\n")
+    width = max(len(line) for line in lines) * _CHARACTER + 2 * _MARGIN
+    height = len(lines) * _LINE + 2 * _MARGIN
+    page: Figure = require("matplotlib.figure", "lab").Figure(figsize=(width, height))
+    page.text(
+        _MARGIN / width, 1 - _MARGIN / height, text, va="top", size=_SIZE, family="monospace", linespacing=1.3,
+        parse_math=False,
+    )  # fmt: skip
+    return page
+
+
+def _add_words(drawing: Drawing) -> tuple[list[Artist], float, float]:
+    """Write title and caption above and below a figure; what was added, and the inches that they take."""
+    figure = drawing.figure
+    width, height = figure.get_size_inches()
+    caption = textwrap.wrap(drawing.caption, max(20, int((width - 0.4) / _CHARACTER)))
+    options: dict[str, Any] = {"parse_math": False, "va": "top", "size": _SIZE}
+    title = figure.text(0.2 / width, 1 + 0.35 / height, drawing.title, **options, weight="bold")
+    words = figure.text(0.2 / width, -0.1 / height, "\n".join(caption), **options, linespacing=1.3)
+    return [title, words], 0.5, 0.3 + len(caption) * _LINE
