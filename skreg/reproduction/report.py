@@ -1,4 +1,4 @@
-"""The report folder: tables for people and programs, the mean over seeds, pictures."""
+"""The report folder: tables for people and programs, the mean over seeds, the page with all figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from skreg.evaluation import Evaluation, Proportion, Table, write_results
-from skreg.figures import draw, save
+from skreg.report import build_report
+from skreg.report import write_report as write_page
 from skreg.reproduction.recipes import Recipe
 from skreg.training import Run
 from skreg.training.checkpoint import write_file
@@ -21,23 +22,21 @@ def write_report(
     evaluations: Sequence[Evaluation],
     told: Callable[[str], None] = lambda step: None,
 ) -> None:
-    """Write results.json and tables.md, seeds.md where there are several seeds, and the figures of the first seed.
+    """Write the results, tables, seeds.md where there are several seeds, and the pages and pictures of the first seed.
 
     Raises:
         RunError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_results(folder / "results.json", evaluations)
-    write_results(folder / "tables.md", evaluations)
+    for name in ("results.json", "tables.md", "tables.csv"):
+        write_results(folder / name, evaluations)
     if any(run.config.seed for run in runs.values()):
         write_file(folder / "seeds.md", seeds_markdown(runs, evaluations).encode())
     told("figures")
     first = [run for run in runs.values() if run.config.seed == 0]
-    page = []
-    for drawing in draw(first, only=recipe.figures, numbers=folder / "numbers", progress=told):
-        save(drawing.figure, folder / f"{drawing.name}.png")
-        page.append(f"## {drawing.title}\n\n![{drawing.alt}]({drawing.name}.png)\n\n{drawing.caption}\n")
-        write_file(folder / "figures.md", "\n".join(page).encode())  # each time: the next may be interrupted
+    page = build_report(first, only=recipe.figures, numbers=folder / "numbers", progress=told)
+    write_page(page, folder / "report.html")
+    write_page(page, folder / "figures")
 
 
 def seeds_table(runs: Mapping[str, Run], evaluations: Sequence[Evaluation]) -> Table:

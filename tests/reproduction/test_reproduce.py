@@ -36,8 +36,10 @@ def test_all_twelve_variants_and_again_with_nothing_left_to_do(tmp_path):
     assert len(first) == 12
     report = tmp_path / "out" / "report"
     assert sorted(file.name for file in report.iterdir()) == [
-        "figures.md", "kernels.png", "results.json", "tables.md",
+        "figures", "report.html", "results.json", "tables.csv", "tables.md",
     ]  # fmt: skip
+    assert sorted(file.name for file in (report / "figures").iterdir()) == ["kernels.png", "report.md"]
+    assert ">AR<" in (report / "report.html").read_text()
     assert [each["name"] for each in json.loads((report / "results.json").read_text())] == list(options.variants)
     assert "| AR |" in (report / "tables.md").read_text()
 
@@ -112,7 +114,7 @@ def test_files_of_the_true_formats_from_end_to_end(tmp_path, data, request):
     options = Options(variants=("V", "AR", "TR"), device="cpu", data_root=str(files))
     found = reproduce(recipe, tmp_path / "out", options)
     assert [(each.name, each.data) for each in found] == [("V", data), ("AR", data), ("TR", data)]
-    assert (tmp_path / "out" / "report" / "kernels.png").stat().st_size > 1000
+    assert (tmp_path / "out" / "report" / "figures" / "kernels.png").stat().st_size > 1000
 
 
 def skreg(*arguments):
