@@ -1,4 +1,7 @@
-"""``python -m skreg``: what is installed, and a self-test; the exit status is 1 if a part of it fails."""
+"""``python -m skreg``: what is installed, and a self-test; the exit status is 1 if a part of it fails.
+
+With arguments it is the command line, as torchrun wants it: ``torchrun -m skreg train ...``.
+"""
 
 from __future__ import annotations
 
@@ -24,4 +27,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:]:
+        from skreg._console import main as command_line
+
+        command_line()
+    else:
+        sys.exit(main())

@@ -28,6 +28,10 @@ class PenaltyOptions:
     Raises:
         ValueError: for a value that is none of these.
         TypeError: for a connectivity or max_exponent that is no number.
+
+    Example:
+        >>> PenaltyOptions(reduction="mean").max_exponent is None
+        True
     """
 
     normalize: Normalize | None = "subtract"

@@ -92,6 +92,11 @@ class SmoothKernelPenalty(torch.autograd.Function):
     The forward call computes the gradient with the value, and the backward call hands it over as it is when the
     upstream gradient is 1, so that `.grad` takes the memory without a copy. A second backward through the same
     graph finds it gone and computes it again.
+
+    Example:
+        >>> weight = torch.zeros(1, 2, 3, 3, requires_grad=True)    # two kernels, exp(0) each
+        >>> float(SmoothKernelPenalty.apply(torch.ones(1, dtype=torch.float64), PenaltyOptions(), weight))
+        2.0
     """
 
     @staticmethod

@@ -137,7 +137,12 @@ class SmoothKernelRegularizer:
 
     @property
     def steps(self) -> int:
-        """How often `step` was called: what a schedule of the strength is a function of."""
+        """How often `step` was called: what a schedule of the strength is a function of.
+
+        Example:
+            >>> SmoothKernelRegularizer(nn.Conv2d(1, 1, 3)).steps
+            0
+        """
         return self._steps
 
     def step(self) -> None:
@@ -214,11 +219,22 @@ class SmoothKernelRegularizer:
 
     @property
     def names(self) -> list[str]:
-        """The names of the regularized parameters, frozen ones included."""
+        """The names of the regularized parameters, frozen ones included.
+
+        Example:
+            >>> SmoothKernelRegularizer(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Linear(1, 1))).names
+            ['0.weight']
+        """
         return list(self._names)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """The regularized parameters with their names, frozen ones included."""
+        """The regularized parameters with their names, frozen ones included.
+
+        Example:
+            >>> reg = SmoothKernelRegularizer(nn.Conv2d(3, 8, 3))
+            >>> [(name, tuple(weight.shape)) for name, weight in reg.named_parameters()]
+            [('weight', (8, 3, 3, 3))]
+        """
         return ((weight.name, weight.tensor()) for weight in self._weights)
 
     def computed(self) -> list[str]:

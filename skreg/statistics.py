@@ -31,6 +31,12 @@ class KernelStatistics:
             elements, 2.67 for 3x3.
         high_frequency_share: the share of the energy at spatial frequencies above half the Nyquist frequency
             along any axis, see `high_frequency_energy`; 0 for zero weights.
+
+    Example:
+        >>> import skreg
+        >>> (layer,) = skreg.SmoothKernelRegularizer(torch.nn.Conv2d(3, 8, 3)).statistics()
+        >>> layer.name, layer.shape, layer.kernels
+        ('weight', (8, 3, 3, 3), 24)
     """
 
     name: str
@@ -52,7 +58,9 @@ def kernel_statistics(weights: Mapping[str, Tensor], options: PenaltyOptions) ->
         weights: ``(A, B, *spatial)`` tensors by name.
         options: the penalty's options; they set the neighbourhood, S and R.
     """
-    return [_layer_statistics(name, weight, options) for name, weight in weights.items()]
+    # Spread over processes, a weight is gathered: all of them must call this.
+    whole = {name: getattr(weight, "full_tensor", lambda weight=weight: weight)() for name, weight in weights.items()}
+    return [_layer_statistics(name, weight, options) for name, weight in whole.items()]
 
 
 @torch.no_grad()

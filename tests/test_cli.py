@@ -75,8 +75,10 @@ def test_train_passes_every_option_on(tmp_path):
         "--patience": "4",
         "--seed": "11",
         "--precision": "bfloat16",
+        "--loader": "workers",
+        "--workers": "1",
     }
-    flags = ["--channels-last", "--deterministic", "--optimizer-option", "nesterov=true"]
+    flags = ["--channels-last", "--deterministic", "--fsdp", "--optimizer-option", "nesterov=true"]
     pairs = [each for pair in options.items() for each in pair]
     result = skreg("train", *TINY, *pairs, *flags, "--output", tmp_path / "run")
     assert result.exit_code == 0, result.output
@@ -89,10 +91,48 @@ def test_train_passes_every_option_on(tmp_path):
         "strength": 0.25, "normalize": None, "exponentiate": None, "reduction": "mean", "connectivity": 2,
         "max_exponent": 3.5, "include": ["conv*"], "exclude": ["conv2*"], "seed": 11, "device": "cpu",
         "precision": "bfloat16", "channels_last": True, "patience": 4, "validation_attack_steps": 1,
-        "validation_attack_images": 7, "deterministic": True,
+        "validation_attack_images": 7, "deterministic": True, "compile": False, "loader": "workers", "workers": 1,
+        "fsdp": True,
     }  # fmt: skip
     assert "skreg evaluate" in result.stdout
     assert "conv1.weight" in result.stdout
+
+
+def test_runs_lists_states_and_best_numbers(tmp_path):
+    assert skreg("train", *TINY, "--epochs", 1, "--output", tmp_path / "runs" / "[a]").exit_code == 0
+    (tmp_path / "runs" / "b").mkdir()
+    (tmp_path / "runs" / "b" / "config.json").write_text("{")
+    result = skreg("runs", tmp_path / "runs")
+    assert result.exit_code == 0
+    record = load_run(tmp_path / "runs" / "[a]").log[0]
+    row = next(line for line in result.stdout.splitlines() if "[a]" in line)
+    for cell in ("finished", "four-shapes", "VR", "1/1", f"{record['validation_accuracy']:.3f}"):
+        assert cell in row
+    assert "damaged" in result.stdout
+    assert f"{tmp_path / 'runs' / 'b' / 'config.json'}: not a configuration" in result.stdout
+    listed = json.loads(skreg("runs", tmp_path / "runs", "--json").stdout)
+    assert [each["state"] for each in listed] == ["finished", "damaged"]
+    assert listed[0]["path"] == str(tmp_path / "runs" / "[a]")
+    missing = skreg("runs", tmp_path / "nowhere")
+    assert missing.exit_code == 1
+    assert "nowhere: no such folder" in missing.stderr
+
+
+def test_train_writes_tensorboard_and_goes_on_with_it(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for epochs in (1, 2):
+        options = ["--epochs", epochs, "--output", tmp_path / "run", "--tensorboard"]
+        result = skreg("train", *TINY, *options, *(["--resume"] if epochs == 2 else []))
+        assert result.exit_code == 0, result.output
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    log = load_run(tmp_path / "run").log
+    found = [(event.step, event.value) for event in events.Scalars("training/validation_pgd_accuracy")]
+    assert found == [(record["epoch"], pytest.approx(record["validation_pgd_accuracy"])) for record in log]
+    roughness = [(event.step, event.value) for event in events.Scalars("roughness/conv1.weight")]
+    assert [step for step, _ in roughness] == [0, 1, 2]
+    assert roughness[2][1] == pytest.approx(log[1]["layers"][0]["roughness"])
+    assert "kernels/conv1.weight" in events.Tags()["images"]
 
 
 def test_a_mistake_in_an_option_is_a_usage_error(tmp_path):

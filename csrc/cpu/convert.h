@@ -152,14 +152,11 @@ template <class S> void narrow(const S *from, const Operand &to, int64_t at, int
 #ifdef SKREG_HALVES
     if constexpr (std::is_same_v<M, Float16> && std::is_same_v<S, float>)
       for (; i + SKREG_HALVES <= n; i += SKREG_HALVES) {
-        if (!add) {
-          floats_to_halves(from + i, &p[i].bits);
-          continue;
-        }
-        float sum[SKREG_HALVES];
-        halves_to_floats(&p[i].bits, sum);
+        float sum[SKREG_HALVES] = {};
+        if (add)
+          halves_to_floats(&p[i].bits, sum);
         for (int j = 0; j < SKREG_HALVES; j++)
-          sum[j] += from[i + j];
+          sum[j] = add ? sum[j] + from[i + j] : from[i + j];
         floats_to_halves(sum, &p[i].bits);
       }
 #endif

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 from skreg.attacks.configs import FGSM, PGD
 from skreg.attacks.gradient import fgsm, pgd
 from skreg.attacks.mode import attack_mode
+from skreg.attacks.noise import BatchPart
 
 if TYPE_CHECKING:
     from skreg.attacks.adef import ADef as ADef
 
 # ADef is left out so that `import *` works without Foolbox.
-__all__ = ["FGSM", "PGD", "attack_mode", "fgsm", "pgd"]
+__all__ = ["FGSM", "PGD", "BatchPart", "attack_mode", "fgsm", "pgd"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skreg._checks import check_classes, check_logits
+from skreg.attacks.noise import Generator, Start, draw
 from skreg.attacks.objectives import Objective, evaluate_objective, widen
-
-Start = Literal["uniform", "gaussian"]
 
 NAN_LOGITS = "the model returned NaN logits during the attack; look for NaN or inf in its weights"
 NAN_GRADIENT = (
@@ -57,7 +55,7 @@ class Ascent:
     start: Start | None
     start_deviation: float
     steps: int
-    generator: torch.Generator | None
+    generator: Generator | None
 
     def run(self, problem: Problem) -> Tensor:
         """Return the last iterate of one run (N, C, H, W)."""
@@ -114,10 +112,7 @@ class Ascent:
         iterate = problem.images.clone()
         if self.start is None:
             return iterate
-        device = iterate.device if self.generator is None else self.generator.device
-        draw = torch.randn if self.start == "gaussian" else torch.rand
-        noise = draw(iterate.shape, generator=self.generator, device=device, dtype=iterate.dtype)
-        noise = noise.to(iterate.device)
+        noise = draw(self.start, iterate, self.generator)
         if self.start == "gaussian":
             iterate.add_(noise, alpha=self.start_deviation)
         else:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-import torch
 from torch import Tensor, nn
 
 from skreg._checks import check_bounds, check_choice, check_number
 from skreg.attacks.gradient import RandomStart, check_pgd_options, fgsm, pgd
 from skreg.attacks.mode import Mode
+from skreg.attacks.noise import Generator
 from skreg.attacks.objectives import Objective
 
 
@@ -48,7 +48,7 @@ class PGD:
         labels: Tensor,
         *,
         target: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
     ) -> Tensor:
         """Return adversarial images (N, C, H, W); see `pgd`."""
         return pgd(model, images, labels, target=target, generator=generator, **vars(self))
@@ -78,7 +78,7 @@ class FGSM:
         labels: Tensor,
         *,
         target: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
     ) -> Tensor:
         """Return adversarial images (N, C, H, W); see `fgsm`.
 

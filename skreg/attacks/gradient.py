@@ -18,8 +18,9 @@ from skreg._checks import (
     check_range,
     per_image,
 )
-from skreg.attacks.ascent import Ascent, Problem, Start
+from skreg.attacks.ascent import Ascent, Problem
 from skreg.attacks.mode import Mode, attack_mode
+from skreg.attacks.noise import BatchPart, Generator, Start
 from skreg.attacks.objectives import Objective
 
 RandomStart = bool | Start
@@ -42,7 +43,7 @@ def pgd(
     target: Tensor | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
     mode: Mode = "eval",
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
 ) -> Tensor:
     """Return adversarial images by projected gradient ascent in the linf norm (Madry, arXiv:1706.06083).
 
@@ -76,7 +77,8 @@ def pgd(
         bounds: lowest and highest pixel value.
         mode: "eval", "train" or "keep", the model's mode during the attack. In training mode batch norm sees
             the images of the run alone, so in later runs the survivors.
-        generator: draws the start, on its own device; None for torch's default one.
+        generator: draws the start, on its own device; None for torch's default one. A `BatchPart` where the
+            images are a part of a batch that several processes attack; not with `restarts` above 1.
 
     Returns:
         Images of the shape, dtype, device and memory format of `images`, without a graph, within `bounds`,
@@ -91,6 +93,8 @@ def pgd(
     check_images(images)
     check_labels(labels, images)
     check_pgd_options(steps, random_start, restarts, objective)
+    if restarts > 1 and isinstance(generator, BatchPart):
+        raise ValueError("restarts above 1 go on with the survivors here alone: give a torch.Generator, no BatchPart")
     if target is not None:
         check_labels(target, images, name="target")
         if objective == "kl":

@@ -21,6 +21,7 @@ def time_interleaved(
     rounds: int,
     seconds: float,
     cold: bool = False,
+    ready: bool = False,
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> dict[str, list[float]]:
@@ -31,6 +32,7 @@ def time_interleaved(
         seconds: no new round starts later than this, once there were `FEWEST_ROUNDS`.
         cold: call once a sample, with caches full of something else. Otherwise short calls repeat within a
             sample, so that what fits into a cache is there.
+        ready: all were called before and fill a sample each, so that nothing is called to find that out.
         device: where the calls work; an accelerator is waited for before a clock is read.
         seed: of the orders.
 
@@ -40,7 +42,7 @@ def time_interleaved(
     device = torch.device(device)
     evicting = torch.zeros(EVICTING_BYTES // 4, device=device) if cold else None
     orders = random.Random(seed)
-    repeats = {name: 1 if cold else _repeats(call, device) for name, call in calls.items()}
+    repeats = {name: 1 if cold or ready else _repeats(call, device) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     collecting = gc.isenabled()
     gc.disable()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from skreg._version import __version__
 from skreg.training import Terminated
+from skreg.training.distributed import process_rank
 
 app = typer.Typer(
     name="skreg",
@@ -60,9 +62,10 @@ def _one_line(error: Exception) -> str:
 
 
 def print_error(kind: str, text: str) -> None:
-    """Print one red line on stderr."""
+    """Print one red line on stderr; where torchrun started several processes, it says which one this is."""
     console = Console(stderr=True)
-    console.print(f"{kind}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    rank = f"rank {process_rank()}: " if "RANK" in os.environ else ""
+    console.print(f"{rank}{kind}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: object) -> None:

@@ -21,7 +21,7 @@ from skreg.evaluation import (
     write_results,
 )
 
-# What costs seconds for 100 images; C&W, salt and pepper and AutoAttack cost minutes.
+# Without C&W, salt and pepper and AutoAttack, which cost several times as much.
 FAST = ("fgsm", "pgd", "deepfool_l2", "deepfool_linf", "adef")
 GROUPS = {"fast": FAST, "paper": ATTACKS, "all": CHOICES}
 

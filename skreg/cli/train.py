@@ -13,7 +13,8 @@ from skreg import training
 from skreg.cli.application import Json, command, parse_assignments, print_json
 from skreg.data import DATASETS
 from skreg.models import NETS
-from skreg.training import SCHEDULES, ConsoleProgress, TrainConfig
+from skreg.training import SCHEDULES, AllProgress, ConsoleProgress, Progress, TrainConfig
+from skreg.training.distributed import process_rank
 
 _DATA = "Data and net"
 _OPTIMIZATION = "Optimization"
@@ -173,10 +174,36 @@ def train(
         bool,
         typer.Option("--deterministic", help="Deterministic algorithms only.", rich_help_panel=_MACHINE),
     ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Call the net through torch.compile.", rich_help_panel=_MACHINE),
+    ] = False,
+    loader: Annotated[
+        str,
+        typer.Option(
+            help="device keeps all images on the device; workers keeps them in memory and moves batches.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = TrainConfig.loader,
+    workers: Annotated[
+        int, typer.Option(help="Processes that collect batches (loader workers).", rich_help_panel=_MACHINE)
+    ] = TrainConfig.workers,
+    fsdp: Annotated[
+        bool,
+        typer.Option(
+            "--fsdp", help="Under torchrun: spread the net over the processes (FSDP2).", rich_help_panel=_MACHINE
+        ),
+    ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Write OUTPUT/tensorboard too.", rich_help_panel=_MACHINE),
+    ] = False,
 ) -> None:
     """Train one net into a run folder, which holds its weights, its log and every choice.
 
     Example: skreg train --data fashion-mnist --variant VR --epochs 10 --output runs/vr
+
+    Several processes: torchrun --nproc-per-node=2 -m skreg train ... (docs/scaling.md)
     """
     try:
         config = TrainConfig(
@@ -213,10 +240,21 @@ def train(
             validation_attack_steps=validation_attack_steps,
             validation_attack_images=validation_attack_images,
             deterministic=deterministic,
+            compile=compiled,
+            loader=loader,
+            workers=workers,
+            fsdp=fsdp,
         )
     except (TypeError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
-    run = training.train(config, output, resume=resume, progress=ConsoleProgress(Console(stderr=True)))
+    listeners: list[Progress] = [ConsoleProgress(Console(stderr=True))]
+    if tensorboard:
+        from skreg.integrations.tensorboard import TensorBoardProgress
+
+        listeners.append(TensorBoardProgress(output / "tensorboard"))
+    run = training.train(config, output, resume=resume, progress=AllProgress(*listeners))
+    if process_rank():
+        return
     best = max(run.log, key=lambda record: record["score"])
     if as_json:
         print_json({"run": str(run.path), "epochs": len(run.log), "best": best, "last": run.log[-1]})

@@ -4,13 +4,16 @@ from skreg.data.batching import batches, split_validation
 from skreg.data.files import DatasetFormatError, DatasetNotFoundError
 from skreg.data.info import DATASETS, DatasetInfo
 from skreg.data.loading import load
+from skreg.data.parts import Part, parts
 
 __all__ = [
     "DATASETS",
     "DatasetFormatError",
     "DatasetInfo",
     "DatasetNotFoundError",
+    "Part",
     "batches",
     "load",
+    "parts",
     "split_validation",
 ]

@@ -35,7 +35,7 @@ def batches(
     Raises:
         ValueError: wrong dtype, shape, device or batch size; a generator that is not on the CPU.
     """
-    _check_examples(images, labels)
+    check_examples(images, labels)
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
     if generator is not None and generator.device.type != "cpu":
@@ -68,7 +68,7 @@ def split_validation(
     Raises:
         ValueError: wrong dtype, shape or device; a fraction that leaves one of the parts empty.
     """
-    _check_examples(images, labels)
+    check_examples(images, labels)
     if not 0 < fraction < 1:
         raise ValueError(f"fraction: expected a share between 0 and 1, found {fraction}")
     order = torch.from_numpy(fixed_permutation(len(labels), seed))
@@ -85,7 +85,8 @@ def split_validation(
     return (images[~held_out], labels[~held_out]), (images[held_out], labels[held_out])
 
 
-def _check_examples(images: Tensor, labels: Tensor) -> None:
+def check_examples(images: Tensor, labels: Tensor) -> None:
+    """Raise ValueError unless images are uint8 N x C x H x W, labels int64 N, and both on one device."""
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(f"images: expected uint8 N x C x H x W, found {images.dtype} of shape {tuple(images.shape)}")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:

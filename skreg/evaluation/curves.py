@@ -85,9 +85,9 @@ class RunResults:
         return Curve(distances.sort().values)
 
 
-def has_results(run: Run) -> bool:
-    """Whether anything was attacked in `run`."""
-    return any((run.path / RESULTS_FOLDER).glob("*.safetensors"))
+def has_results(run: Run, preset: str = "paper") -> bool:
+    """Whether `run` has files that `read_results` reads, good or not."""
+    return bool(_files(run, preset))
 
 
 def read_results(run: Run, *, preset: str = "paper") -> RunResults:
@@ -100,9 +100,7 @@ def read_results(run: Run, *, preset: str = "paper") -> RunResults:
         RunError: there are no results, they are damaged, or they are of other weights than the run's best.
     """
     check_choice("preset", preset, PRESETS)
-    left_out = FIXED_IN_FOOLBOX3 if preset == "foolbox3" else ()
-    files = {attack: run.path / RESULTS_FOLDER / f"{preset}-{attack}.safetensors" for attack in ATTACKS}
-    files = {attack: file for attack, file in files.items() if attack not in left_out and file.exists()}
+    files = _files(run, preset)
     if not files:
         raise RunError(
             f"{run.path} has no distances of adversarials (preset {preset}); run `skreg evaluate {run.path}`"
@@ -113,6 +111,13 @@ def read_results(run: Run, *, preset: str = "paper") -> RunResults:
         facts, images[attack], results[attack] = read_stored(file)
         _check_weights(run, file, facts.get("weights"), weights)
     return RunResults(images, results)
+
+
+def _files(run: Run, preset: str) -> dict[str, Path]:
+    """The files there are of attacks that search for the smallest distance, by attack."""
+    left_out = FIXED_IN_FOOLBOX3 if preset == "foolbox3" else ()
+    files = {attack: run.path / RESULTS_FOLDER / f"{preset}-{attack}.safetensors" for attack in ATTACKS}
+    return {attack: file for attack, file in files.items() if attack not in left_out and file.exists()}
 
 
 def _check_weights(run: Run, file: Path, found: str | None, expected: str) -> None:

@@ -61,7 +61,12 @@ def _with_infinite_medians(summary: AttackSummary) -> AttackSummary:
     def median(value: float) -> float:
         return math.inf if summary.searches and math.isnan(value) else value
 
-    return dataclasses.replace(summary, median_l2=median(summary.median_l2), median_linf=median(summary.median_linf))
+    return dataclasses.replace(
+        summary,
+        median_l0=median(summary.median_l0),
+        median_l2=median(summary.median_l2),
+        median_linf=median(summary.median_linf),
+    )
 
 
 def _decode(hint: Any, value: Any) -> Any:

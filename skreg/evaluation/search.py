@@ -173,26 +173,45 @@ def _pgd_attempt(
     return points, found
 
 
-def deepfool(forward: Forward, images: Tensor, labels: Tensor, *, norm: float) -> Tensor:
+def deepfool(
+    forward: Forward,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    norm: float,
+    steps: int = DEEPFOOL_STEPS,
+    overshoot: float = DEEPFOOL_OVERSHOOT,
+    accumulate: bool = False,
+    slack: float = 0.0,
+) -> Tensor:
     """Step to the nearest linearised decision boundary until the model is fooled (arXiv 1511.04599).
 
-    The candidate classes are the ten highest logits of the clean image. The overshoot of 5% is applied to
-    every step, as in Foolbox 2, not to the accumulated perturbation, as in the DeepFool paper and Foolbox 3.
+    The candidate classes are the ten highest logits of the clean image. By default the overshoot of 5% is applied
+    to every step, as in Foolbox 2, not to the accumulated perturbation, as in the DeepFool paper and Foolbox 3.
 
     Args:
-        norm: 2 or inf, the norm in which "nearest" is measured. The rest is as in `fgsm`.
+        norm: 2 or inf, the norm in which "nearest" is measured.
+        steps: most steps an image.
+        overshoot: factor on a step or, with `accumulate`, on the sum of all steps.
+        accumulate: go from the clean image by the sum of all steps, each time anew.
+        slack: added to the distance to the boundary. The rest is as in `fgsm`.
     """
-    points = images.clone()
+    points, total = images.clone(), torch.zeros_like(images)
     remaining = torch.arange(len(images), device=images.device)
     candidates = None
-    for _ in range(DEEPFOOL_STEPS):
+    for _ in range(steps):
         x = points[remaining].requires_grad_(True)
         logits = forward(x)
         if candidates is None:
             candidates = logits.topk(min(DEEPFOOL_CANDIDATES, logits.shape[1]), dim=1).indices[:, 1:]
-        step = _deepfool_step(logits, x, labels[remaining], candidates[remaining], norm)
-        moved = (x.detach() + DEEPFOOL_OVERSHOOT * step).clamp(0, 1)
-        alive = (moved != x).flatten(1).any(dim=1)
+        step = _deepfool_step(logits, x, labels[remaining], candidates[remaining], norm, slack)
+        if accumulate:
+            total[remaining] += step
+            moved = (images[remaining] + overshoot * total[remaining]).clamp(0, 1)
+            alive = step.flatten(1).any(dim=1)
+        else:
+            moved = (x.detach() + overshoot * step).clamp(0, 1)
+            alive = (moved != x).flatten(1).any(dim=1)
         remaining = remaining[alive]
         points[remaining] = moved[alive]
         if len(remaining):
@@ -203,7 +222,7 @@ def deepfool(forward: Forward, images: Tensor, labels: Tensor, *, norm: float) -
     return points
 
 
-def _deepfool_step(logits: Tensor, x: Tensor, labels: Tensor, candidates: Tensor, norm: float) -> Tensor:
+def _deepfool_step(logits: Tensor, x: Tensor, labels: Tensor, candidates: Tensor, norm: float, slack: float) -> Tensor:
     """Smallest step (N C H W) to the boundary with one of the `candidates` (N K), were the model linear.
 
     Args:
@@ -220,7 +239,8 @@ def _deepfool_step(logits: Tensor, x: Tensor, labels: Tensor, candidates: Tensor
         gap = gap.detach()
         distance = gap.abs() / size
         direction = gradient / per_image(size, x) if norm == 2 else gradient.sign()
-        closer = (gap < 0) & (distance < nearest)  # a tie with the true class gives no distance to go
-        nearest_step = torch.where(per_image(closer, x), per_image(distance, x) * direction, nearest_step)
+        # Without slack a tie with the true class gives no distance to go.
+        closer = (gap <= 0 if slack else gap < 0) & (distance < nearest)
+        nearest_step = torch.where(per_image(closer, x), per_image(distance + slack, x) * direction, nearest_step)
         nearest = torch.where(closer, distance, nearest)
     return nearest_step

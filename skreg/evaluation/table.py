@@ -197,12 +197,15 @@ def _at_eps(group: Sequence[Evaluation]) -> Table:
 def _best(
     group: Sequence[Evaluation], shares: Sequence[Sequence[Proportion]], *, first_column: int
 ) -> frozenset[tuple[int, int]]:
-    """The best cells of each column, as the paper marks them: not where a guess is as good, nor for a model alone."""
+    """The best cells of each column, as in the paper: not where a guess is as good, nor where all are equal."""
     if len(group) < 2:
         return frozenset()
     cells = set()
     for column, values in enumerate(zip(*shares, strict=True)):
-        best = max((value.value for value in values if value.total), default=math.nan)
+        measured = [value.value for value in values if value.total]
+        if not measured or min(measured) == max(measured):
+            continue
+        best = max(measured)
         for row, value in enumerate(values):
             if value.total and value.value == best > 1 / group[row].classes:
                 cells.add((row, first_column + column))

@@ -43,6 +43,10 @@ class SmoothKernelCallback(_lightning.Callback):  # type: ignore[misc, name-defi
         TypeError: `regularizer` is something else, or there are `arguments` as well.
         ValueError: when training starts: what the regularizer or `attach` raises, no optimizer steps a regularized
             weight, or two step the same one.
+
+    Example:
+        >>> callback = SmoothKernelCallback(strength=lambda step: 1e-3 * min(1.0, step / 100))
+        >>> trainer = _lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[callback])
     """
 
     def __init__(

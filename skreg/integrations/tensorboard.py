@@ -1,8 +1,9 @@
-"""Kernel statistics in TensorBoard."""
+"""Kernel statistics and training runs in TensorBoard."""
 
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -10,10 +11,63 @@ from torch import Tensor
 from torch.nn import functional
 
 from skreg._checks import check_count
+from skreg._extras import require
 from skreg.figures.kernels import spectra
 from skreg.regularizer import SmoothKernelRegularizer
+from skreg.training.progress import Progress
 
+_SCALARS = (
+    "loss",
+    "data_loss",
+    "penalty",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "validation_pgd_accuracy",
+    "learning_rate",
+    "images_per_second",
+)  # fmt: skip
 _SIDE = 64  # pixels of a kernel's picture, at least
+
+
+class TensorBoardProgress(Progress):
+    """Writes a training to `folder`: numbers of the log after each epoch as ``training/KEY``, ``roughness/LAYER`` and
+    ``norm/LAYER``; before the first epoch and after each, unless the net is sharded, what `write_statistics` writes.
+
+    A resumed run replaces what its folder holds of later epochs.
+
+    Raises:
+        ModuleNotFoundError: TensorBoard is missing; names the extra.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        require("tensorboard", "tensorboard")
+        self._make = require("torch.utils.tensorboard", "tensorboard").SummaryWriter
+        self._folder = os.fspath(folder)
+        self._writer: Any = None
+        self._reg: SmoothKernelRegularizer | None = None
+
+    def begin(self, *, epoch: int, epochs: int, steps: int) -> None:
+        self._writer = self._make(self._folder, purge_step=epoch + 1 if epoch else None)
+
+    def weights(self, epoch: int, regularizer: SmoothKernelRegularizer) -> None:
+        self._reg = regularizer
+        if epoch == 1:
+            write_statistics(self._writer, regularizer, 0)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        for key in _SCALARS:
+            self._writer.add_scalar(f"training/{key}", record[key], record["epoch"])
+        for layer in record["layers"]:
+            self._writer.add_scalar(f"norm/{layer['name']}", layer["norm"], record["epoch"])
+            if self._reg is None:
+                self._writer.add_scalar(f"roughness/{layer['name']}", layer["roughness"], record["epoch"])
+        if self._reg is not None:
+            write_statistics(self._writer, self._reg, record["epoch"])
+
+    def end(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 @torch.no_grad()
@@ -36,6 +90,13 @@ def write_statistics(writer: Any, reg: SmoothKernelRegularizer, step: int, *, co
     Raises:
         TypeError: `writer` has no `add_scalar` and `add_image`, or a `count` that is no count.
         ValueError: a negative `count`.
+
+    Example:
+        >>> import tempfile
+        >>> from torch.utils.tensorboard import SummaryWriter
+        >>> reg = SmoothKernelRegularizer(torch.nn.Conv2d(3, 16, 3))
+        >>> with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
+        ...     write_statistics(writer, reg, step=0)
     """
     if not callable(getattr(writer, "add_scalar", None)) or not callable(getattr(writer, "add_image", None)):
         raise TypeError(

@@ -38,6 +38,11 @@ class SmoothKernelCallback(_transformers.TrainerCallback):  # type: ignore[misc,
     Raises:
         TypeError: `regularizer` is something else, or there are `arguments` as well.
         ValueError: when training starts: DeepSpeed, or what the regularizer or `attach` raises.
+
+    Example:
+        >>> import torch
+        >>> callback = SmoothKernelCallback(strength=lambda step: 1e-3 * min(1.0, step / 100))
+        >>> trainer = _transformers.Trainer(torch.nn.Conv2d(3, 8, 3), callbacks=[callback])
     """
 
     def __init__(

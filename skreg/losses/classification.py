@@ -16,12 +16,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skreg._checks import check_classes, check_images, check_labels, check_logits, check_model, check_number
 from skreg.attacks.configs import PGD
+from skreg.attacks.noise import Generator
 from skreg.attacks.objectives import Objective, kl_divergence, widen
 
 
@@ -47,7 +47,7 @@ class Loss(Protocol):
         *,
         attack: PGD,
         gamma: float = 1.0,
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
     ) -> LossOutput: ...
 
 
@@ -58,7 +58,7 @@ def vanilla(
     *,
     attack: PGD | None = None,
     gamma: float = 1.0,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
 ) -> LossOutput:
     """Return CE(f(x), y), the paper's V. `attack`, `gamma` and `generator` are not used.
 
@@ -77,7 +77,7 @@ def trades(
     *,
     attack: PGD,
     gamma: float = 1.0,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
 ) -> LossOutput:
     """Return CE(f(x), y) + gamma * KL(p(x) || p(x')), the paper's T.
 
@@ -105,7 +105,7 @@ def adversarial(
     *,
     attack: PGD,
     gamma: float = 1.0,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
 ) -> LossOutput:
     """Return CE(f(x'), y), the paper's A, with x' that maximises it.
 
@@ -127,7 +127,7 @@ def logit_pairing(
     *,
     attack: PGD,
     gamma: float = 1.0,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
 ) -> LossOutput:
     """Return CE(f(x'), y) + gamma * KL(p(x') || p(x)), the paper's L.
 
@@ -157,7 +157,7 @@ def _attack(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    generator: torch.Generator | None,
+    generator: Generator | None,
 ) -> Tensor:
     if not isinstance(attack, PGD):
         raise TypeError(f"attack must be a skreg.attacks.PGD, found {type(attack).__name__}")

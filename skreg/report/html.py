@@ -10,6 +10,7 @@ from html import escape
 from importlib import resources
 
 from skreg.evaluation import Table
+from skreg.evaluation.table import PASSED
 from skreg.figures import Drawing
 from skreg.figures.saving import render
 from skreg.report.content import Report, Section
@@ -71,7 +72,7 @@ def _checks(section: Section) -> Iterator[str]:
         yield "<p>What should not be taken at face value, and why:</p>"
         yield f'<ul class="warnings">{"".join(f"<li>{escape(each)}</li>" for each in section.warnings)}</ul>'
     elif section.tables:
-        yield "<p>All checks of the attacks passed.</p>"
+        yield f"<p>{PASSED}</p>"
 
 
 def _figure_links(section: Section, key: str) -> str:
@@ -117,8 +118,8 @@ def _table(table: Table, key: str, *, words: bool = False) -> str:
         kind = f"{kind} sortable".strip()
     heading = "".join(f'<th scope="col">{escape(each.replace("_", " "))}</th>' for each in table.columns)
     rows = "\n".join(
-        f'<tr><th scope="row">{_cell(row[0])}</th>{"".join(f"<td>{_cell(cell)}</td>" for cell in row[1:])}</tr>'
-        for row in table.rows
+        f'<tr><th scope="row">{_cell(row[0])}</th>{"".join(_td(table, i, j) for j in range(1, len(row)))}</tr>'
+        for i, row in enumerate(table.rows)
     )
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return (
@@ -127,6 +128,11 @@ def _table(table: Table, key: str, *, words: bool = False) -> str:
         f'<table class="{kind}" aria-labelledby="{key}"><thead><tr>{heading}</tr></thead>\n'
         f"<tbody>{rows}</tbody></table></div>{note}\n"
     )
+
+
+def _td(table: Table, row: int, column: int) -> str:
+    kind = ' class="best"' if (row, column) in table.best else ""
+    return f"<td{kind}>{_cell(table.rows[row][column])}</td>"
 
 
 def _cell(text: str) -> str:

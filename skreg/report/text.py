@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping
 
 from skreg.evaluation import Table, markdown_table
+from skreg.evaluation.table import PASSED
 from skreg.report.content import Report, Section
 
 WIDTH = 110  # characters a line of running text
@@ -27,7 +28,7 @@ def checks_text(section: Section) -> str:
     """What is missing, and the warnings."""
     sentences = [*section.missing, *section.warnings]
     if not section.warnings and section.tables:
-        sentences.append("All checks of the attacks passed.")
+        sentences.append(PASSED)
     return "\n".join(textwrap.fill(each, WIDTH, subsequent_indent="  ") for each in sentences)
 
 
@@ -46,9 +47,8 @@ def to_markdown(report: Report, pictures: Mapping[str, str]) -> str:
     parts = [f"# {report.title}"]
     for section in report.sections:
         parts += [f"## {section.data}", *section.missing, *(markdown_table(table) for table in section.tables)]
-        if section.tables:
-            warnings = "\n".join(f"- {each}" for each in section.warnings)
-            parts += ["### Checks", warnings or "All checks of the attacks passed."]
+        if section.tables and not section.warnings:
+            parts.append(PASSED)
         for drawing in section.drawings:
             file = pictures[f"{section.data}/{drawing.name}"]
             parts += [f"### {drawing.title}", f"![{drawing.alt}]({file})", drawing.caption]

@@ -21,6 +21,7 @@ from skreg.training.optimization import check_optimizer, check_schedule
 
 VARIANTS = ("V", "VR", "VH", "T", "TR", "TH", "A", "AR", "AH", "L", "LR", "LH")
 PRECISIONS = ("float32", "bfloat16")
+LOADERS = ("device", "workers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +38,10 @@ class TrainConfig:
         limit: use this many training images only (validation images included); `None` uses all.
         validation_fraction: share of the training images kept apart to choose the best epoch.
         epochs: passes over the training images.
-        batch_size: images a step.
+        batch_size: images a step, of all processes together.
         optimizer: adam, adamw, sgd, or the exact name of a class in `torch.optim`.
         optimizer_options: its keyword arguments, such as `weight_decay`.
-        learning_rate: its `lr`; the peak with schedule onecycle.
+        learning_rate: its `lr`; the peak with schedule onecycle. Never scaled by the number of processes.
         schedule: constant, cosine, step, multistep or onecycle.
         schedule_options: keyword arguments of the schedule; `step_size` and `milestones` count epochs.
         eps: linf bound of the attacks in training and validation, pixels in [0, 1]; `None` takes the data
@@ -59,6 +60,12 @@ class TrainConfig:
         validation_attack_steps: PGD steps of the validation accuracy under attack.
         validation_attack_images: number of validation images attacked after each epoch (the first ones).
         deterministic: use deterministic algorithms only (`torch.use_deterministic_algorithms`).
+        compile: call the net through `torch.compile`.
+        loader: "device" keeps the images on the device, as bytes; "workers" keeps them in the machine's memory, and
+            processes collect the batches. Both give the same batches.
+        workers: the number of these processes.
+        fsdp: where several processes train, spread weights and optimizer over them (FSDP2) instead of keeping a copy
+            on each.
 
     Raises:
         ValueError: for a value out of range, naming the option, what it expects and what it found.
@@ -98,6 +105,10 @@ class TrainConfig:
     validation_attack_steps: int = 10
     validation_attack_images: int = 500
     deterministic: bool = False
+    compile: bool = False
+    loader: str = "device"
+    workers: int = 2
+    fsdp: bool = False
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):
@@ -111,6 +122,7 @@ class TrainConfig:
         _check_choice("data", self.data, DATASETS)
         _check_choice("variant", self.variant, VARIANTS)
         _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("loader", self.loader, LOADERS)
         if self.net is not None:
             _check_choice("net", self.net, NETS)
         for name in (
@@ -119,6 +131,7 @@ class TrainConfig:
             "attack_steps",
             "validation_attack_steps",
             "validation_attack_images",
+            "workers",
         ):
             _check_at_least(name, getattr(self, name), 1)
         for name in ("limit", "patience"):
@@ -138,6 +151,8 @@ class TrainConfig:
                 torch.device(self.device)
             except RuntimeError as error:
                 raise ValueError(f'device: expected "auto" or a torch device, found {self.device!r}') from error
+        if self.fsdp and self.compile:
+            raise ValueError("fsdp: not together with compile, which has not been tried on sharded nets; drop one")
         check_optimizer(self.optimizer, self.optimizer_options)
         check_schedule(self.schedule, self.schedule_options)
         PenaltyOptions(**self.penalty_options)

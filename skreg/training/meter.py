@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from skreg.losses import LossOutput
+from skreg.training.distributed import Group
 
 
 class EpochMeter:
@@ -17,16 +18,28 @@ class EpochMeter:
     def __init__(self, steps: int, device: torch.device) -> None:
         self._rows = torch.zeros(steps, 3, device=device)  # summed over the batch: data loss, penalty, correct
         self._steps = 0
+        self._counted = 0
         self._images = 0
         self._start = time.perf_counter()
 
-    def add(self, output: LossOutput, penalty: Tensor, labels: Tensor) -> None:
-        correct = (output.logits.argmax(1) == labels).sum()
-        losses = torch.stack((output.loss.detach(), penalty.detach())) * len(labels)
+    def add(
+        self,
+        output: LossOutput,
+        penalty: Tensor,
+        labels: Tensor,
+        *,
+        count: int | None = None,
+        batch: int | None = None,
+    ) -> None:
+        """Add a step on a part of a batch of `batch` images, of which the first `count` count; None for all."""
+        count = len(labels) if count is None else count
+        correct = (output.logits.argmax(1) == labels)[:count].sum()
+        losses = torch.stack((output.loss.detach(), penalty.detach())) * count
         self._rows[self._steps, :2] = losses
         self._rows[self._steps, 2] = correct
         self._steps += 1
-        self._images += len(labels)
+        self._counted += count
+        self._images += count if batch is None else batch
 
     def check_finite(self, epoch: int, diagnose: Callable[[], str] = str) -> None:
         """Raise FloatingPointError for the first step whose loss is not finite; `diagnose` may say why it is."""
@@ -41,15 +54,18 @@ class EpochMeter:
             )
 
     @property
-    def loss(self) -> float:
-        return float(self._rows[:, :2].sum()) / self._images
+    def losses(self) -> tuple[float, float]:
+        """Mean data loss and mean penalty, over the images of this process so far."""
+        data_loss, penalty = (self._rows[:, :2].sum(0) / max(self._counted, 1)).tolist()
+        return data_loss, penalty
 
     @property
     def images_per_second(self) -> float:
         return self._images / (time.perf_counter() - self._start)
 
-    def record(self) -> dict[str, float]:
-        data_loss, penalty, correct = (self._rows.double().sum(0) / self._images).tolist()
+    def record(self, group: Group) -> dict[str, float]:
+        """The means over the images of all processes."""
+        data_loss, penalty, correct = (group.sum(self._rows.double().sum(0)) / self._images).tolist()
         return {
             "loss": data_loss + penalty,
             "data_loss": data_loss,

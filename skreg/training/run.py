@@ -35,8 +35,9 @@ from skreg.training.optimization import SCHEDULES_OF_FIXED_LENGTH
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
 
-# A run may be made longer, and its data may have moved; anything else would be another run.
-_MAY_CHANGE = ("epochs", "data_root")
+# A run may be made longer, its data may have moved, and how the work is dealt out changes no result; anything else
+# would be another run.
+_MAY_CHANGE = ("epochs", "data_root", "loader", "workers", "fsdp")
 
 
 @dataclass
@@ -198,7 +199,13 @@ def build_model(config: TrainConfig) -> nn.Module:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
-    """Copy `weights` into `model`.
+    """Copy `weights` into `model`; raises what `check_weights` does."""
+    check_weights(model, weights, file)
+    model.load_state_dict(weights)
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
+    """Compare the `weights` of `file` with what `model` has.
 
     Raises:
         RunError: the names or shapes are not those of this net; the message lists them.
@@ -216,7 +223,6 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], file: Path) ->
     if any(problems.values()):
         text = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
         raise RunError(f"{file} does not hold the weights of {CONFIG_FILE}'s net: {text}")
-    model.load_state_dict(weights)
 
 
 def describe_session(config: TrainConfig) -> dict[str, Any]:

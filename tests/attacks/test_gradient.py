@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from skreg.attacks import FGSM, fgsm, pgd
+from skreg.attacks import FGSM, BatchPart, fgsm, pgd
 
 Batch = Callable[..., tuple[Tensor, Tensor]]
 
@@ -280,3 +280,46 @@ def test_empty_batch(net: nn.Module, batch: Batch, options: dict[str, Any]) -> N
     images, labels = batch(0, classes=3)
     assert pgd(net, images, labels, eps=0.1, **options).shape == (0, 2, 3, 3)
     assert fgsm(net, images, labels, eps=torch.zeros(0)).shape == (0, 2, 3, 3)
+
+
+def test_the_attack_keeps_no_graph_for_parameters(net: nn.Module) -> None:
+    leaves: list[torch.Tensor] = []
+
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits = self.net(images)
+            waiting, seen = [logits.grad_fn], set()
+            while waiting:
+                node = waiting.pop()
+                if node is not None and node not in seen:
+                    seen.add(node)
+                    waiting += [following for following, _ in node.next_functions]
+                    leaves.extend([node.variable] if hasattr(node, "variable") else [])
+            return logits
+
+    images = torch.rand(4, 2, 3, 3)
+    pgd(Watched(), images, torch.zeros(4, dtype=torch.int64), eps=0.1, steps=2)
+    assert len(leaves) == 2
+    assert all(leaf.shape == images.shape for leaf in leaves)
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("start", ["uniform", "gaussian"])
+def test_parts_of_a_batch_start_where_the_whole_batch_does(net: nn.Module, start: str) -> None:
+    images, labels = torch.rand(5, 2, 3, 3), torch.zeros(5, dtype=torch.int64)
+    options = {"eps": 0.1, "steps": 1, "step_size": 1e-9, "random_start": start}
+    generator = torch.Generator().manual_seed(3)
+    whole = pgd(net, images, labels, generator=generator, **options)
+    for part in (slice(0, 2), slice(2, 5)):
+        own = torch.Generator().manual_seed(3)
+        found = pgd(net, images[part], labels[part], generator=BatchPart(own, part.start, 5), **options)
+        torch.testing.assert_close(found, whole[part], rtol=0, atol=1e-7)
+        assert torch.equal(own.get_state(), generator.get_state())
+    with pytest.raises(ValueError, match="5 images in the batch, found 4 to 6"):
+        pgd(net, images[:2], labels[:2], generator=BatchPart(own, 4, 5), **options)
+    with pytest.raises(ValueError, match="restarts above 1"):
+        pgd(net, images[:2], labels[:2], eps=0.1, restarts=2, generator=BatchPart(own, 0, 5))

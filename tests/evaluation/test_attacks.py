@@ -170,6 +170,21 @@ def test_batched_searches_equal_plain_ones(make_net, noise_images, attack, handi
         torch.testing.assert_close(result.adversarial[index], expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("handicap", [0, 2, 20])
+@pytest.mark.parametrize(
+    ("attack", "name"), [("deepfool_l2", "L2DeepFoolAttack"), ("deepfool_linf", "LinfDeepFoolAttack")]
+)
+def test_deepfool_of_foolbox3_equals_foolboxs_own(make_net, noise_images, attack, name, handicap):
+    foolbox = pytest.importorskip("foolbox")
+    net, images = make_net(handicap).float(), noise_images.float()
+    labels = predictions(net, images)
+    result = run_attack(net, images, labels, attack, preset="foolbox3")
+    model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
+    _, points, success = getattr(foolbox.attacks, name)()(model, images, labels, epsilons=None)
+    assert result.success.tolist() == success.tolist()
+    torch.testing.assert_close(result.adversarial[success], points[success], rtol=0, atol=2e-5)
+
+
 def test_the_comparison_covers_successes_and_failures(make_net, noise_images):
     labels = torch.zeros(8, dtype=torch.int64)
     found = run_attack(make_net(6), noise_images, labels, "fgsm").success.tolist()

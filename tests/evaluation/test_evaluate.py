@@ -221,6 +221,7 @@ def test_the_best_of_a_column_is_marked_unless_a_guess_is_as_good(evaluation):
     assert build_tables(models)[0].best == {(0, 2), (1, 2), (1, 3), (2, 3)}
     assert build_tables([model("V", 10, 6), model("VR", 9, 5)])[0].best == {(0, 2)}  # 6 of 12 is a guess
     assert build_tables(models[:1])[0].best == frozenset()
+    assert build_tables([models[0], models[0]])[0].best == frozenset()  # equal
     text = to_markdown(models)
     assert "| VR | 12 | **83.3**<br>55–95 | **58.3**<br>" in text
 
@@ -331,9 +332,10 @@ def test_markdown_is_made_of_tables(evaluation):
 
 def test_report_on_a_terminal(evaluation):
     console = Console(width=200, record=True, file=io.StringIO())
-    print_report([evaluation, changed(evaluation, name="[red]", pgd_at_one=Proportion(3, 12))], console)
+    other = changed(evaluation, name="[red]", clean=Proportion(12, 12), pgd_at_one=Proportion(3, 12))
+    print_report([evaluation, other], console)
     text = console.export_text()
-    for word in ("Table 1", "Accuracy within linf 0.02", "*83.3", "55–95", "median linf", "high freq. energy"):
+    for word in ("Table 1", "Accuracy within linf 0.02", "83.3", "*100.0", "55–95", "median linf", "high freq. energy"):
         assert word in text
     assert "warning: [red]: PGD at eps 1 leaves 3 images right" in text
 

@@ -6,6 +6,7 @@ import re
 import textwrap
 from pathlib import Path
 
+import pytest
 import torch
 
 from skreg.data import load
@@ -66,3 +67,75 @@ def test_roughness_falls_with_the_lines_of_the_readme(capsys):
     (plain,) = train(0)[-1]
     assert last < plain, "it is the penalty that does it"
     assert "0.weight" in capsys.readouterr().out
+
+
+REFERENCE_LOOP = """
+{before}
+
+def train_one_epoch(model, optimizer, data_loader, device, epoch, model_ema=None, scaler=None, clip_grad_norm=None):
+    model.train()
+    for i, (images, labels) in enumerate(data_loader(epoch)):
+        images, labels = images.to(device), labels.to(device)
+        with torch.amp.autocast("cpu", dtype=torch.bfloat16, enabled=scaler is not None):
+{loss}
+        optimizer.zero_grad()
+        if scaler is not None:
+            scaler.scale(loss).backward()
+            if clip_grad_norm is not None:
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)
+            scaler.step(optimizer)
+            scaler.update()
+        else:
+            loss.backward()
+            if clip_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)
+            optimizer.step()
+        if model_ema is not None and i % 4 == 0:
+            model_ema.update_parameters(model)
+            if epoch < 1:
+                model_ema.n_averaged.fill_(0)
+
+{attach}
+device = torch.device("cpu")
+scaler = torch.amp.GradScaler("cpu") if amp else None
+model_ema = torch.optim.swa_utils.AveragedModel(
+    model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
+)
+lr_scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
+for epoch in range(4):
+    train_one_epoch(model, optimizer, data_loader, device, epoch, model_ema, scaler, clip_grad_norm=1.0)
+    lr_scheduler.step()
+averaged = skreg.SmoothKernelRegularizer(model_ema)
+rough = [layer.roughness for layer in [*reg.statistics(), *averaged.statistics()]]
+"""
+
+
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("attached", [False, True])
+def test_roughness_falls_under_the_options_of_reference_loops(amp, attached):
+    """A GradScaler, clipping, an averaged model, a scheduler: the penalty makes both models end smoother."""
+    images, labels = load("four-shapes", "train", limit=256)
+    images = images.expand(-1, 3, -1, -1) / 255
+
+    def data_loader(epoch):
+        return ((images[part], labels[part]) for part in torch.arange(len(images)).split(8))
+
+    before, step, _ = pasted()
+    line = next(text for text in step.splitlines() if "+ reg()" in text)
+    attach = "reg.attach(optimizer)"
+    assert attach in README
+    if attached:
+        line = line.replace(" + reg()", "")
+    source = REFERENCE_LOOP.format(
+        before=before, loss=textwrap.indent(line, " " * 12), attach=attach if attached else ""
+    )
+    ends = []
+    for times in ("", "0 * "):
+        namespace = {"data_loader": data_loader, "amp": amp}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            exec(compile(source.replace("strength=", f"strength={times}"), "reference loop", "exec"), namespace)
+        ends.append(namespace["rough"])
+    for with_penalty, without in zip(*ends, strict=True):
+        assert with_penalty < 0.95 * without

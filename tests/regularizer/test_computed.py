@@ -170,3 +170,21 @@ def test_lazy_modules_are_refused_until_they_are_initialised() -> None:
     model(torch.zeros(1, 1, 8, 8))
     SmoothKernelRegularizer(model)().backward()
     assert model[0].weight.grad is not None
+
+
+def test_the_mask_of_the_weight_is_taken_and_applied_to_the_values_of_now(model: nn.Module) -> None:
+    prune.random_unstructured(model.first, "bias", amount=1)
+    prune.random_unstructured(model.first, "weight", amount=0.5)
+    reg = SmoothKernelRegularizer(model, STRENGTH)
+    with torch.no_grad():
+        model.first.weight_orig.mul_(2.0)  # no forward pass since, which would set `weight` anew
+    used = model.first.weight_orig * model.first.weight_mask
+    torch.testing.assert_close(reg(), STRENGTH * reference.smooth_kernel_penalty([model.second.weight, used]))
+
+
+def test_parts_in_eval_mode_stay_so(model: nn.Module) -> None:
+    parametrizations.spectral_norm(model.first)
+    model.first.parametrizations.weight[0].eval()
+    SmoothKernelRegularizer(model, STRENGTH)()
+    assert not model.first.parametrizations.weight[0].training
+    assert model.first.parametrizations.training

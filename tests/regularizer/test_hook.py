@@ -506,3 +506,22 @@ def test_clipping_sees_the_gradient_of_the_data_alone(model: nn.Module, batches:
         penalty(plain).backward()
         plain_optimizer.step()
     assert_same_parameters(model, plain)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_the_bits_of_a_step_do_not_depend_on_the_threads(decoupled: bool) -> None:
+    torch.manual_seed(0)
+    start = nn.Conv2d(64, 80, 3)  # several chunks of work
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            model = copy.deepcopy(start)
+            optimizer = SGD(model.parameters(), lr=0.1)
+            SmoothKernelRegularizer(model, STRENGTH).attach(optimizer, decoupled=decoupled)
+            optimizer.step()
+            found.append(model.weight.detach())
+    finally:
+        torch.set_num_threads(before)
+    assert not torch.equal(found[0], start.weight)
+    assert all(torch.equal(found[0], other) for other in found[1:])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from skreg import reference
 from skreg.options import PenaltyOptions
 from skreg.regularizer import SmoothKernelRegularizer
-from skreg.stability import largest_eigenvalue, largest_stable_step
+from skreg.stability import largest_eigenvalue, largest_stable_step, step_factor, warn_if_unstable
 
 PLAIN = {"normalize": None, "exponentiate": None}
 
@@ -131,3 +131,34 @@ def test_weights_that_were_frozen_at_the_first_step_are_checked_later(model: nn.
     model.first.weight.requires_grad_(True)
     with pytest.warns(RuntimeWarning, match=r"^first\.weight: .* = 1 is beyond"):
         optimizer.step()
+
+
+def test_limits_of_the_bound() -> None:
+    large = torch.full((1, 1, 3, 3), 20.0, dtype=torch.float64)
+    assert largest_stable_step(large, PenaltyOptions()) == math.inf  # S = -3600, whose exp is 0
+    weight = [torch.zeros(1, requires_grad=True)]
+    for options, expected in [
+        ({"dampening": 0.5}, 1.0),  # without momentum nothing is dampened
+        ({"momentum": 0.5, "dampening": 0.5}, 3.0),
+        ({"momentum": 0.5, "dampening": 1.0}, math.inf),
+    ]:
+        optimizer = torch.optim.SGD(weight, lr=0.1, **options)
+        assert step_factor(optimizer, optimizer.param_groups[0]) == expected
+
+
+def warned(steps: list[float]) -> list[str]:
+    names, weights = [f"conv{index}" for index in range(len(steps))], [torch.zeros(1, 1, 3, 3)] * len(steps)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_if_unstable(names, weights, steps, [1.0] * len(steps), PenaltyOptions())
+    return [str(warning.message) for warning in caught]
+
+
+def test_rounding_is_not_beyond_and_the_worst_may_come_first() -> None:
+    assert not warned([0.2, 0.2 * (1 + 1e-12)])
+    (message,) = warned([0.6, 0.4, 0.1])
+    assert message.startswith("conv0: ")
+    assert "(1 other weights are beyond theirs too)" in message
+    (message,) = warned([0.1, 0.4])
+    assert message.startswith("conv1: ")
+    assert "other" not in message

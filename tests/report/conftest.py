@@ -29,7 +29,7 @@ def runs(tmp_path_factory) -> dict[str, Run]:
         train(config, folder / variant)
     odd = folder / 'VR <2> & "so" on'
     shutil.copytree(folder / "VR", odd)
-    evaluate_runs([folder / "V", folder / "VR"], attacks=["fgsm", "deepfool_l2"], limit=12)
+    evaluate_runs([folder / "V", folder / "VR"], attacks=["fgsm", "deepfool_l2"], limit=6)
     torch.set_num_threads(threads)
     return {"V": load_run(folder / "V"), "VR": load_run(folder / "VR"), "odd": load_run(odd)}
 
@@ -65,7 +65,9 @@ def numbers() -> Report:
         ("VR9", "–", "8.0%", "1e-3", "pgd"),
         ("A", "-3.0\n1–5", "100.0%", "–", "adef"),
     )
-    table = Table("Numbers", ("model", "clean", "share", "median", "attack_name"), rows, "A note.")
+    columns = ("model", "clean", "share", "median", "attack_name")
+    best = frozenset({(1, 1)})
+    table = Table("Numbers", columns, rows, "A note.", warnings=("V: a warning",), best=best)
     wide = Table("Wide", ("model", *(f"column{i}" for i in range(30))), (("V", *("123.4" for _ in range(30))),))
     section = Section(
         "toys", (table, wide), ("V: a warning",), (), (drawing("one"), drawing("two")), (), {"V": "train"}

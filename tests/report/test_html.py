@@ -94,7 +94,7 @@ def test_pictures_have_words_and_a_size(parsed):
 def test_every_heading_of_a_table_has_a_scope(parsed):
     headings = parsed.all("th")
     assert {each["scope"] for each in headings} == {"row", "col"}
-    assert len(parsed.all("table")) == 4 + 3
+    assert len(parsed.all("table")) == 5 + 3
 
 
 def test_tables_and_warnings_are_those_of_the_evaluation(runs):

@@ -28,8 +28,9 @@ def test_folder_has_pictures_and_a_page(numbers, tmp_path):
     assert matplotlib.image.imread(folder / "one.png").shape[:2] == (300, 450)
     text = (folder / "report.md").read_text()
     assert "| V | 9.5<br>8–11 | 76.4% | ∞ | fgsm |" in text
+    assert "| VR10 | **10.0**<br>9–12 |" in text
     assert "![words](two.png)" in text
-    assert "- V: a warning" in text
+    assert "- warning: V: a warning" in text
     assert "V:\n\n    train" in text
 
 

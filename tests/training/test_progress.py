@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 from rich.console import Console
 
@@ -16,6 +17,7 @@ RECORD = {
     "images_per_second": 1234.5,
     "seconds": 3.0,
     "best": True,
+    "layers": [{"name": "conv1.weight", "roughness": 1.25, "norm": 2.0}],
 }
 
 
@@ -26,9 +28,9 @@ class Meter:
         self.reads = 0
 
     @property
-    def loss(self):
+    def losses(self):
         self.reads += 1
-        return 0.5
+        return 0.5, 0.25
 
 
 def follow(*, terminal, steps):
@@ -53,8 +55,30 @@ def test_a_file_gets_plain_lines_and_no_loss_is_read_from_the_device():
     assert reads == 0
 
 
+def test_a_long_epoch_gets_lines_in_a_file(monkeypatch):
+    clock = iter([0.0] + [20.0 * step for step in range(1, 8)])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    text, reads = follow(terminal=False, steps=7)
+    assert text.splitlines()[1:3] == [
+        "epoch 2/10  step 3/7  loss 0.5000 + penalty 0.25  100 images/s  20 min left",
+        "epoch 2/10  step 6/7  loss 0.5000 + penalty 0.25  100 images/s  19 min left",
+    ]
+    assert reads == 2
+    assert "\x1b" not in text
+
+
+def test_a_terminal_keeps_the_last_epoch_in_sight():
+    stream = io.StringIO()
+    progress = ConsoleProgress(Console(file=stream, force_terminal=True, width=120, color_system=None))
+    progress.begin(epoch=1, epochs=3, steps=1)
+    progress.epoch(RECORD)
+    progress.step(3, 1, Meter())
+    progress.end()
+    assert "validation 0.750  under PGD 0.125  roughness conv1.weight 1.250" in stream.getvalue()
+
+
 def test_a_terminal_gets_a_bar_that_seldom_reads_the_loss():
     text, reads = follow(terminal=True, steps=50)
     assert "epoch 2/10" in text
-    assert "loss 0.5000  100 images/s" in text
+    assert "loss 0.5000 + penalty 0.25  100 images/s" in text
     assert 1 <= reads < 50

@@ -175,7 +175,7 @@ def test_a_finished_run_is_returned_at_once(tmp_path, monkeypatch):
 def test_patience_ends_a_run_and_it_stays_ended(tmp_path, monkeypatch):
     scores = iter([0.5, 0.6, 0.6, 0.4, 0.9])
 
-    def validate(config, model, examples):
+    def validate(config, state, examples):
         score = next(scores)
         return {"validation_loss": 1.0, "validation_accuracy": score, "validation_pgd_accuracy": 0.0}
 
@@ -184,6 +184,26 @@ def test_patience_ends_a_run_and_it_stays_ended(tmp_path, monkeypatch):
     assert [record["best"] for record in run.log] == [True, True, False, False]
     assert train(config(epochs=9, patience=2), tmp_path / "run", resume=True) == run
     assert next(scores) == 0.9
+
+
+def test_workers_give_the_same_run_and_may_change(tmp_path):
+    whole = train(config(variant="A"), tmp_path / "whole")
+    train(config(variant="A", epochs=1, loader="workers", workers=2), tmp_path / "run")
+    grown = train(config(variant="A", loader="workers", workers=1), tmp_path / "run", resume=True)
+    assert_same(lasting(grown), lasting(whole))
+
+
+def test_compile_calls_the_net_through_torch_compile(tmp_path, monkeypatch):
+    calls = []
+
+    def compile_in_place(module):
+        module._compiled_call_impl = lambda *arguments: calls.append(1) or module._call_impl(*arguments)
+
+    whole = train(config(variant="A"), tmp_path / "whole")
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_in_place)
+    compiled = train(config(variant="A", compile=True), tmp_path / "run")
+    assert_same(lasting(compiled), lasting(whole))
+    assert len(calls) > 20
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):

@@ -1,0 +1,100 @@
+"""`skreg reproduce`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from skreg.cli.application import Json, command, parse_assignments, print_json
+from skreg.evaluation import as_dict, print_report
+from skreg.evaluation.attacks import check_attack
+from skreg.reproduction import GAMMAS, PAPER_VARIANTS, QUICK_RECIPES, RECIPES, STRENGTHS, Options, Recipe
+from skreg.reproduction import reproduce as run_stages
+from skreg.training import VARIANTS
+
+
+@command
+def reproduce(
+    data: Annotated[str, typer.Argument(metavar="DATASET", help=f"{', '.join(RECIPES)}.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to make or to go on with; by default reproduction/DATASET."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The same stages on few images, in minutes.")] = False,
+    only: Annotated[str | None, typer.Option(help="Variants, separated by commas; by default all twelve.")] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help=f"The variants of the paper's Table 1: {', '.join(PAPER_VARIANTS)}.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(help="Number of seeds a variant.")] = 1,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help=f"Choose gamma among {GAMMAS} and the strength among {STRENGTHS} (over the mean of a layer's "
+            "kernels) on validation images first.",
+        ),
+    ] = False,
+    attacks: Annotated[str | None, typer.Option(help="Attacks in place of the recipe's, separated by commas.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Attack so many test images in place of the recipe's.")] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Train all variants with this in place of the recipe's, such as epochs=5; keys are those of "
+            "config.json. May be repeated.",
+        ),
+    ] = None,
+    nproc: Annotated[int, typer.Option(help="Processes a training; more than one are started by torchrun.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    data_root: Annotated[
+        str | None,
+        typer.Option(help="Folder of the data set; without it $SKREG_DATA and the system's folders are searched."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train and evaluate the paper's variants on a data set with recorded recipes, and write OUTPUT/report.
+
+    Stop it at any time: the same command goes on from what is finished.
+
+    Example: skreg reproduce four-shapes --quick
+    """
+    if data not in RECIPES:
+        raise typer.BadParameter(f"DATASET: expected one of {', '.join(RECIPES)}, found {data!r}")
+    if paper and only is not None:
+        raise typer.BadParameter("--paper: expected no --only beside it; it stands for eight variants")
+    variants = _split(only) if only is not None else PAPER_VARIANTS if paper else VARIANTS
+    folder = output or Path("reproduction", data)
+    try:
+        recipe = _recipe(data, quick, attacks, limit).with_training(parse_assignments("--set", assign))
+        options = Options(variants=variants, seeds=seeds, tune=tune, nproc=nproc, device=device, data_root=data_root)
+    except (TypeError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    evaluations = run_stages(recipe, folder, options)
+    if as_json:
+        print_json([as_dict(evaluation) for evaluation in evaluations])
+        return
+    console = Console()
+    print_report(evaluations, console)
+    console.print(f"report: {(folder / 'report').resolve()}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _recipe(data: str, quick: bool, attacks: str | None, limit: int | None) -> Recipe:
+    recipe = (QUICK_RECIPES if quick else RECIPES)[data]
+    if attacks is not None:
+        recipe = dataclasses.replace(recipe, attacks=tuple(_split(attacks)))
+    if limit is not None:
+        recipe = dataclasses.replace(recipe, test_images=limit)
+    for attack in recipe.attacks:
+        check_attack(attack)
+    if recipe.test_images < 1:
+        raise ValueError(f"--limit: expected at least 1, found {recipe.test_images}")
+    return recipe
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]

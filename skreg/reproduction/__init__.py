@@ -1,0 +1,17 @@
+"""The paper's experiments from data to report: recipes, tuning, training, evaluation, in stages that can be resumed."""
+
+from skreg.reproduction.pipeline import Options, reproduce
+from skreg.reproduction.recipes import PAPER_VARIANTS, QUICK_RECIPES, RECIPES, Recipe
+from skreg.reproduction.tuning import GAMMAS, STRENGTHS, tune
+
+__all__ = [
+    "GAMMAS",
+    "PAPER_VARIANTS",
+    "QUICK_RECIPES",
+    "RECIPES",
+    "STRENGTHS",
+    "Options",
+    "Recipe",
+    "reproduce",
+    "tune",
+]
