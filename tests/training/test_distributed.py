@@ -30,7 +30,7 @@ if not torch.distributed.is_available() or not torch.distributed.is_gloo_availab
 COUNTS = (2, 4)
 # TRADES begins to climb so near the image that some gradients are mere rounding, and their signs are whole steps.
 # exp of a layer's sum, some 30 here, magnifies the rounding of that sum.
-ATOL = {"TR": 3e-4, "fsdp-VR": 2e-5}
+ATOL = {"TR": 1e-3, "fsdp-VR": 2e-5}
 
 
 def launch(count: int, *program: object) -> subprocess.Popen[str]:
