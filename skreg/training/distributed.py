@@ -156,9 +156,13 @@ def gather_states(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any
 
     By `torch.distributed.checkpoint`, whose whole form names parameters; ours numbers them, as optimizers do.
     """
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    if not optimizer.state:
+        # get_state_dict would take a step to have a state, and Adam counts its steps.
+        weights = get_model_state_dict(model, options=options)
+        return (weights, optimizer.state_dict()) if weights else ({}, {})
     weights, named = get_state_dict(model, optimizer, options=options)
     numbers = {name: number for number, (name, _) in enumerate(model.named_parameters())}
     if not named:
@@ -173,8 +177,13 @@ def gather_states(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any
 
 def scatter_states(model: nn.Module, optimizer: Optimizer, weights: dict[str, Any], numbered: dict[str, Any]) -> None:
     """The inverse of `gather_states`, whatever the number of processes; each has the whole states."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_state_dict
 
+    options = StateDictOptions(full_state_dict=True)
+    if not numbered["state"]:
+        set_model_state_dict(model, weights, options=options)
+        optimizer.load_state_dict(numbered)
+        return
     names = [name for name, _ in model.named_parameters()]
     named: dict[str, Any] = {
         "state": {names[number]: state for number, state in numbered["state"].items()},
@@ -182,5 +191,4 @@ def scatter_states(model: nn.Module, optimizer: Optimizer, weights: dict[str, An
             {**each, "params": [names[number] for number in each["params"]]} for each in numbered["param_groups"]
         ],
     }
-    options = StateDictOptions(full_state_dict=True)
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=named, options=options)

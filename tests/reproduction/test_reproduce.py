@@ -140,7 +140,7 @@ def test_command(tmp_path):
     result = skreg("reproduce", *arguments, *(f"--set={pair}" for pair in sets))
     assert result.exit_code == 0, result.output
     assert result.stdout.rstrip().endswith(f"report: {(tmp_path / 'o' / 'report').resolve()}")
-    assert "Accuracy, four-shapes" in result.stdout
+    assert "Table 1: accuracy under attack, four-shapes" in result.stdout
 
 
 def test_mistakes_come_before_the_work(tmp_path):

@@ -28,6 +28,9 @@ if not torch.distributed.is_available() or not torch.distributed.is_gloo_availab
     pytest.skip("this torch has no gloo processes", allow_module_level=True)
 
 COUNTS = (2, 4)
+# TRADES begins to climb so near the image that some gradients are mere rounding, and their signs are whole steps.
+# exp of a layer's sum, some 30 here, magnifies the rounding of that sum.
+ATOL = {"TR": 1e-3, "fsdp-VR": 2e-5}
 
 
 def launch(count: int, *program: object) -> subprocess.Popen[str]:
@@ -78,6 +81,7 @@ def assert_close(found, expected, atol: float = 2e-6) -> None:
         torch.testing.assert_close(
             found_state["model"][name], weight, rtol=1e-4, atol=atol, msg=lambda m, n=name: n + m
         )
+        assert (found_state["model"][name] - weight).abs().mean() < 3e-5, name
     numbers, theirs = found_state["optimizer"], expected_state["optimizer"]
     assert numbers["param_groups"] == theirs["param_groups"]
     assert numbers["state"].keys() == theirs["state"].keys()
@@ -103,8 +107,7 @@ def assert_close(found, expected, atol: float = 2e-6) -> None:
 def test_the_result_is_that_of_one_process(folder, alone, count, name):
     found = load_run(folder / str(count) / name)
     assert {record["processes"] for record in found.log} == {count}
-    # exp of a layer's sum, some 30 here, magnifies the rounding of that sum.
-    assert_close(found, alone(name), 2e-5 if name == "fsdp-VR" else 2e-6)
+    assert_close(found, alone(name), ATOL.get(name, 2e-6))
     assert sorted(file.name for file in found.path.iterdir()) == sorted(
         file.name for file in alone(name).path.iterdir()
     )
