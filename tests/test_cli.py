@@ -109,7 +109,7 @@ def test_runs_lists_states_and_best_numbers(tmp_path):
     for cell in ("finished", "four-shapes", "VR", "1/1", f"{record['validation_accuracy']:.3f}"):
         assert cell in row
     assert "damaged" in result.stdout
-    assert f"{tmp_path / 'runs' / 'b' / 'config.json'}: not a configuration" in result.stdout
+    assert f"{tmp_path / 'runs' / 'b' / 'config.json'}: damaged, not JSON" in result.stdout
     listed = json.loads(skreg("runs", tmp_path / "runs", "--json").stdout)
     assert [each["state"] for each in listed] == ["finished", "damaged"]
     assert listed[0]["path"] == str(tmp_path / "runs" / "[a]")

@@ -290,7 +290,7 @@ def _classified(model: nn.Module, images: Tensor, labels: Tensor, batch_size: in
     """Whether each image is classified rightly (N, bool, on the CPU), and the number of classes."""
     with attack_mode(model, "eval"), torch.no_grad():
         forward = finite_forward(model)
+        wrong = [misclassified(forward, x, y).cpu() for x, y in minibatches(images, labels, batch_size)]
         classes = forward(images[:1]).shape[1]
         check_classes(labels, classes)
-        wrong = [misclassified(forward, x, y).cpu() for x, y in minibatches(images, labels, batch_size)]
     return ~torch.cat(wrong), classes

@@ -43,8 +43,9 @@ def test_a_small_case_is_measured_and_agrees_with_foolbox(tmp_path):
 
 @pytest.mark.usefixtures("short")
 def test_another_distance_than_foolboxs_stops_the_benchmark(monkeypatch):
-    monkeypatch.setattr(search, "DEEPFOOL_OVERSHOOT", 3.0)
-    with pytest.raises(AssertionError, match="deepfool_linf, ours, paper: expected Foolbox's success and distance"):
+    ours = module._our_search
+    monkeypatch.setattr(module, "_our_search", lambda *arguments: lambda: 2 * ours(*arguments)())
+    with pytest.raises(AssertionError, match="deepfool_linf, ours, foolbox3: expected Foolbox's success and distance"):
         run_attacks(["deepfool_linf"], images=2, **SMALL)
 
 

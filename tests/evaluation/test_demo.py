@@ -78,7 +78,7 @@ def test_small_demo_from_end_to_end_and_again(demo, tmp_path, capsys, monkeypatc
     demo.main(tmp_path / "demo", **sizes)
     printed = capsys.readouterr().out
     assert printed.rstrip().endswith(f"report: {tmp_path / 'demo' / 'report.md'}")
-    assert "Accuracy, four-shapes" in printed
+    assert "accuracy under attack, four-shapes" in printed
     assert "Do roughness and high-frequency energy go as the paper says?" in printed
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
     assert [each["name"] for each in results] == list(demo.VARIANTS)

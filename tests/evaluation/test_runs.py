@@ -205,8 +205,10 @@ def test_a_kill_loses_no_finished_batch(run, tmp_path):
     assert not [path for path in (copy / "evaluation").iterdir() if path.name.endswith(".tmp")]
 
 
-def test_seed_is_recorded(run):
-    assert evaluate_runs([run.path], attacks=[], limit=2, seed=5)[0].seed == 5
+def test_seed_is_recorded(run, tmp_path):
+    copy = tmp_path / "VR"
+    shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("evaluation*"))
+    assert evaluate_runs([copy], attacks=[], limit=2, seed=5)[0].seed == 5
 
 
 def test_results_of_images_are_kept_and_used_again(run, monkeypatch):

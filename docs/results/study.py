@@ -1,6 +1,6 @@
 """Tables and pictures of many runs at once: what docs/results shows.
 
-    python examples/study.py RUNS OUTPUT [--pair RUN OTHER]... [--fourier RUN...]
+    python docs/results/study.py RUNS OUTPUT [--pair RUN OTHER]... [--fourier RUN...]
 
 RUNS is a folder with run folders below it, such as V/s0 and V/kernel-1e-2; a run is called by its path there.
 OUTPUT gets

@@ -1,6 +1,6 @@
 """Accuracy of trained runs under noise and attacks by frequency, and under PGD at two radii: about a minute a run.
 
-    python examples/study_measure.py OUTPUT.csv RUN...
+    python docs/results/measure.py OUTPUT.csv RUN...
 
 Each run's best weights meet the same first test images: clean, PGD on the margin loss within two linf radii (one
 random start), noise and attacks confined to a band of frequencies, Gaussian noise and blur. DeepFool's searches go to

@@ -1,4 +1,4 @@
-"""The tables of examples/study.py: on distances and runs whose numbers are known."""
+"""The tables of docs/results/study.py: on distances and runs whose numbers are known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from skreg.training import TrainConfig, load_run, train
 
 pytest.importorskip("matplotlib")
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "study.py"
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "results" / "study.py"
 
 
 @pytest.fixture(scope="module")
