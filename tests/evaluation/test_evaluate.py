@@ -143,7 +143,7 @@ def test_errors(make_linear, nan_model, grey_images):
         evaluate_model(make_linear(2), (255 * grey_images).byte(), labels, eps=0.1)
     with pytest.raises(ValueError, match=r"images must lie within bounds \(0.0, 1.0\), found values from"):
         evaluate_model(make_linear(2), 2 * grey_images, labels, eps=0.1)
-    with pytest.raises(ValueError, match=r"K >= 2 classes, found \(1, 1\)"):
+    with pytest.raises(ValueError, match=r"K >= 2 classes, found \(12, 1\)"):
         evaluate_model(make_linear(1), grey_images, labels, eps=0.1)
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 2\) for a model with 2 logits"):
         evaluate_model(make_linear(2), grey_images, labels + 2, eps=0.1)
