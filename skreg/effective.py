@@ -120,8 +120,4 @@ def _eval(module: nn.Module) -> Iterator[None]:
 
 
 def _fsdp_is_running() -> bool:
-    return (
-        "torch.distributed.fsdp" in sys.modules
-        and torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-    )
+    return "torch.distributed.fsdp" in sys.modules and torch.distributed.is_initialized()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -161,13 +162,13 @@ class _Hook:
         weights: Sequence[Tensor],
         coefficients: Tensor,
         groups: Sequence[Group],
-        factors: Sequence[float | None],
+        factors: Sequence[float],
     ) -> None:
         """Once, at the first step with weights, warn of steps that are too long. Reading them waits for the device."""
         if self.checked or not weights or torch.compiler.is_compiling():
             return
         self.checked = True
-        if any(factor is not None for factor in factors) and not _is_capturing(weights):
+        if not all(map(math.isinf, factors)) and not _is_capturing(weights):
             for part in parts(weights, coefficients, self.regularizer.options, names):
                 members = part.members
                 rates = [float(groups[i]["lr"]) for i in members]

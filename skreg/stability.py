@@ -84,14 +84,14 @@ def largest_stable_step(weight: Tensor, options: PenaltyOptions) -> float:
     return step * kernels if options.reduction == "mean" else step
 
 
-def step_factor(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> float | None:
+def step_factor(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> float:
     """How much longer a step may be with this optimizer's momentum than without: 1 for plain gradient steps.
 
     The heavy ball allows ``1 + momentum`` times as much, Nesterov's form
     ``(1 + momentum) / (1 + 2 momentum)`` times, and dampening divides the step.
 
     Returns:
-        None for an optimizer that is not `torch.optim.SGD`, whose steps are not the gradient's.
+        Infinity for an optimizer that is not `torch.optim.SGD`: its steps are not the gradient's, and none is known.
 
     Example:
         >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.5)
@@ -99,7 +99,7 @@ def step_factor(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> f
         1.5
     """
     if not isinstance(optimizer, torch.optim.SGD):
-        return None
+        return math.inf
     momentum = float(group["momentum"])
     if group["nesterov"]:
         return (1 + momentum) / (1 + 2 * momentum)
@@ -111,7 +111,7 @@ def warn_if_unstable(
     names: Sequence[str],
     weights: Sequence[Tensor],
     steps: Sequence[float],
-    factors: Sequence[float | None],
+    factors: Sequence[float],
     options: PenaltyOptions,
 ) -> None:
     """Warn, naming the worst weight, where ``lr * strength * coefficient`` is beyond the largest stable step.
@@ -120,7 +120,7 @@ def warn_if_unstable(
         names: of the weights.
         weights: ``(A, B, *spatial)`` each.
         steps: ``lr * strength * coefficient`` of each.
-        factors: what its optimizer allows on top, see `step_factor`; None: not known, no warning.
+        factors: what its optimizer allows on top, see `step_factor`.
         options: the penalty's options.
 
     Example:
@@ -132,9 +132,8 @@ def warn_if_unstable(
     """
     beyond: list[tuple[float, str, float, float]] = []
     for name, weight, step, factor in zip(names, weights, steps, factors, strict=True):
-        if factor is None or step <= 0:  # a negative strength is meant to make kernels rough: it has no bound
-            continue
         bound = factor * largest_stable_step(weight, options)
+        # Steps of a negative strength, which is meant to make kernels rough, are never beyond it.
         if step > bound * (1 + 1e-9):
             beyond.append((step / bound if bound else math.inf, name, step, bound))
     if not beyond:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -115,6 +116,23 @@ def test_replaced_parameters_are_found(model: nn.Module) -> None:
         STRENGTH * reference.smooth_kernel_penalty([model.first.weight]), model.first.weight
     )
     torch.testing.assert_close(model.first.weight.grad, expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize(("imported", "initialized"), [(True, False), (False, True), (True, True)])
+def test_what_fsdp_may_show_for_a_moment_is_not_taken_for_a_new_parameter(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch, imported: bool, initialized: bool
+) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: initialized)
+    monkeypatch.setitem(sys.modules, "torch.distributed.fsdp", object())
+    if not imported:
+        monkeypatch.delitem(sys.modules, "torch.distributed.fsdp")
+    reg = SmoothKernelRegularizer(model, STRENGTH)
+    model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+    if not (imported and initialized):
+        assert dict(reg.named_parameters())["first.weight"] is model.first.weight
+        return
+    with pytest.raises(RuntimeError, match=r"first\.weight: the parameter was replaced .* after fully_shard"):
+        reg()
 
 
 @pytest.mark.parametrize("attached", [True, False])

@@ -145,6 +145,14 @@ def test_optimizers_of_two_steps_are_refused_and_right_through_their_base(
     assert_same_parameters(model, plain)
 
 
+@pytest.mark.parametrize("method", ["first_step", "second_step"])
+def test_one_of_the_two_names_does_not_make_two_steps(model: nn.Module, method: str) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    setattr(optimizer, method, optimizer.step)
+    SmoothKernelRegularizer(model, STRENGTH).attach(optimizer)
+    optimizer.step()
+
+
 def test_differentiable_optimizers_are_refused(model: nn.Module) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     reg = SmoothKernelRegularizer(model, STRENGTH)

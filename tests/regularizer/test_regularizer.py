@@ -81,6 +81,7 @@ def test_bad_options_are_named(model: nn.Module) -> None:
 
 def test_frozen_parameters_do_not_count(model: nn.Module) -> None:
     reg = SmoothKernelRegularizer(model, 1.0, coefficients={"second.*": 3.0})
+    assert reg.trainable()[2] is reg.trainable()[2]  # nothing is picked and copied where all count
     both = reg()
     model.first.weight.requires_grad_(False)
     second_alone = reg()

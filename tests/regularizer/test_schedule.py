@@ -180,6 +180,11 @@ def state_of(model: nn.Module, strength: object = 0.5, **options: object) -> dic
             lambda m: state_of(m, connectivity=2, reduction="mean"),
             r"options: .*\(reduction='mean' saved, 'sum' here, connectivity=2 saved, 1 here\)",
         ),
+        (
+            lambda m: {**state_of(m), "names": None},
+            r"names: .*\(None saved, \['first\.weight', 'second.* here",
+        ),
+        (lambda m: {**state_of(m), "options": None}, r"options: .*\(None saved, \{'normalize'"),
         (lambda m: state_of(m, lambda step: 1.0), "strength: saved as a schedule, here a number"),
         (lambda m: {**state_of(m), "steps": -1}, "steps: expected a count, found -1"),
         (lambda m: {**state_of(m), "steps": True}, "steps: expected a count, found True"),

@@ -3,12 +3,14 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from skreg import reference
+from skreg.hook import _is_capturing
 from skreg.options import PenaltyOptions
 from skreg.regularizer import SmoothKernelRegularizer
 from skreg.stability import largest_eigenvalue, largest_stable_step, step_factor, warn_if_unstable
@@ -130,6 +132,18 @@ def test_the_worst_weight_of_several_groups_is_named(model: nn.Module) -> None:
     assert not torch.equal(before.first.weight, model.first.weight)
 
 
+def test_each_group_has_the_bound_of_its_momentum(model: nn.Module) -> None:
+    groups = [
+        {"params": model.first.parameters(), "lr": 0.1},
+        {"params": model.second.parameters(), "lr": 0.4, "momentum": 0.9},  # between 1 / 3.618 and 1.9 times that
+    ]
+    optimizer = torch.optim.SGD(groups)
+    SmoothKernelRegularizer(model, 1.0, **PLAIN).attach(optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
+
+
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_weights_that_were_frozen_at_the_first_step_are_checked_later(model: nn.Module, decoupled: bool) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -152,6 +166,22 @@ def test_limits_of_the_bound() -> None:
     ]:
         optimizer = torch.optim.SGD(weight, lr=0.1, **options)
         assert step_factor(optimizer, optimizer.param_groups[0]) == expected
+    adam = torch.optim.Adam(weight)
+    assert step_factor(adam, adam.param_groups[0]) == math.inf
+
+
+def test_nothing_is_read_while_a_cuda_graph_is_recorded(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_device = SimpleNamespace(device=torch.device("cuda"))
+    for recording in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda recording=recording: recording)
+        assert _is_capturing([model.first.weight, on_device]) == recording
+        assert not _is_capturing([model.first.weight])
+    monkeypatch.setattr("skreg.hook._is_capturing", lambda weights: True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    SmoothKernelRegularizer(model, 1.0, **PLAIN).attach(optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
 
 
 def warned(steps: list[float], kernel: float = 0.0) -> list[str]:
