@@ -118,7 +118,7 @@ def _of_shards(part: Part, whole: list[int], sharding: Sharding, names: Sequence
         return replace(part, coefficients=factors)
     options = replace(options, exponentiate=None)
     # The coefficients of the operator live on the CPU, so this waits for the device.
-    exponents = sum_over_processes(penalties(part.weights, options).double().cpu() * share, sharding, part.weights[0])
+    exponents = sum_over_processes(penalties(part.weights, options).cpu() * share, sharding, part.weights[0])
     values = exponential(exponents, options.max_exponent) * part.coefficients
     if part.weights[0].device.type == "cpu":
         _check_finite(values, names)
@@ -151,7 +151,7 @@ def sharded_penalty(
             total = sum_over_processes(mine.detach(), part.sharding, mine)
             # All processes see the same total, so all of them come here, or none.
             if mine.device.type == "cpu" and not math.isfinite(total.item()):
-                values = penalties(part.weights, part.options).double() * part.coefficients
+                values = penalties(part.weights, part.options) * part.coefficients
                 _check_finite(sum_over_processes(values, part.sharding, mine), part_names)
         totals.append(_OverProcesses.apply(total, mine, part.total is not None))
     return torch.stack([total.to(totals[0].device) for total in totals]).sum()
@@ -189,7 +189,7 @@ def sum_over_processes(values: Tensor, sharding: Sharding, like: Tensor) -> Tens
     summed = values.to(like.device)
     for dimension in dimensions:
         gathered = [torch.empty_like(summed) for _ in range(mesh.size(dimension))]
-        torch.distributed.all_gather(gathered, summed.contiguous(), group=mesh.get_group(dimension))
+        torch.distributed.all_gather(gathered, summed, group=mesh.get_group(dimension))
         summed = torch.stack(gathered).sum(0)
     return summed.to(values.device)
 

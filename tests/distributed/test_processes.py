@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -18,12 +17,7 @@ WORKER = Path(__file__).with_name("worker.py")
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
     pytest.skip("this torch has no gloo processes", allow_module_level=True)
 
-
-def checks() -> list[str]:
-    specification = importlib.util.spec_from_file_location("skreg_distributed_worker", WORKER)
-    worker = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(worker)
-    return list(worker.CHECKS)
+from .checks import CHECKS  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=lambda count: f"{count} processes")
@@ -39,6 +33,6 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", checks())
+@pytest.mark.parametrize("name", CHECKS)
 def test_check(report: dict[str, str], name: str) -> None:
     assert report[name] == "ok", report[name]
