@@ -63,7 +63,6 @@ class SmoothKernelCallback(_lightning.Callback):  # type: ignore[misc, name-defi
         self._steps = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self._detach()
         regularizer = self.regularizer = built(self._given, pl_module, self._arguments)
         if self._state is not None:
             regularizer.load_state_dict(self._state)
@@ -88,13 +87,14 @@ class SmoothKernelCallback(_lightning.Callback):  # type: ignore[misc, name-defi
             addition.add(optimizer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        if self.regularizer is not None and trainer.global_step != self._steps:
+        assert self.regularizer is not None  # since the start of the training
+        if trainer.global_step != self._steps:
             self._steps = trainer.global_step
             self.regularizer.step()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.regularizer is not None:
-            pl_module.log_dict(summary(self.regularizer))
+        assert self.regularizer is not None
+        pl_module.log_dict(summary(self.regularizer))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._detach()

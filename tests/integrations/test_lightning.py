@@ -101,9 +101,11 @@ def assert_same(found: nn.Module, right: nn.Module, tolerance=1e-5):
         )
 
 
-@pytest.mark.parametrize(("optimizers", "manual"), [(1, False), (1, True), (2, True)])
-def test_equals_the_loss_form(tmp_path, optimizers, manual):
-    net = Net(optimizers, manual)
+@pytest.mark.parametrize(
+    ("optimizers", "manual", "fused"), [(1, False, False), (1, False, True), (1, True, False), (2, True, False)]
+)
+def test_equals_the_loss_form(tmp_path, optimizers, manual, fused):
+    net = Net(optimizers, manual, fused)
     right = expected(net)
     assert not torch.allclose(right.first.weight, expected(net, strength=lambda step: 0.0).first.weight, atol=1e-3)
     trainer(tmp_path, SmoothKernelCallback(strength=STRENGTH)).fit(net, loader())
@@ -150,6 +152,35 @@ def test_a_schedule_counts_steps_and_resumes_from_a_checkpoint(tmp_path):
     trainer(tmp_path, callback, epochs=3, accumulate_grad_batches=2).fit(start, loader(), ckpt_path=halfway)
     assert callback.regularizer.steps == 9
     assert_same(start, right)
+
+
+def test_a_state_is_taken_up_once(tmp_path):
+    net = Net()
+    reg = SmoothKernelRegularizer(net, strength=STRENGTH)
+    callback = SmoothKernelCallback(reg)
+    callback.load_state_dict({**reg.state_dict(), "steps": 5})
+    for steps in (11, 17):
+        trainer(tmp_path, callback, epochs=1).fit(net, loader())
+        assert reg.steps == steps
+    untrained = SmoothKernelCallback()
+    assert untrained.state_dict() == {}
+    untrained.load_state_dict({})
+    trainer(tmp_path, untrained, epochs=1).fit(net, loader())
+    assert untrained.regularizer.steps == 6
+
+
+def test_an_exception_detaches(tmp_path):
+    class Fails(Net):
+        def training_step(self, batch, index):
+            raise RuntimeError("no more")
+
+    net = Fails()
+    run = trainer(tmp_path, SmoothKernelCallback(decoupled=True), epochs=1)
+    with pytest.raises(RuntimeError, match="no more"):
+        run.fit(net, loader())
+    before = net.first.weight.clone()
+    run.optimizers[0].step()
+    assert torch.equal(net.first.weight, before)
 
 
 def test_logs_and_detaches(tmp_path):
