@@ -57,9 +57,10 @@ class PGD:
         *,
         target: Tensor | None = None,
         generator: Generator | None = None,
+        clean_logits: Tensor | None = None,
     ) -> Tensor:
         """Return adversarial images (N, C, H, W); see `pgd`."""
-        return pgd(model, images, labels, target=target, generator=generator, **vars(self))
+        return pgd(model, images, labels, target=target, generator=generator, clean_logits=clean_logits, **vars(self))
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ def pgd(
     bounds: tuple[float, float] = (0.0, 1.0),
     mode: Mode = "eval",
     generator: Generator | None = None,
+    clean_logits: Tensor | None = None,
 ) -> Tensor:
     """Return adversarial images by projected gradient ascent in the linf norm (Madry, arXiv:1706.06083).
 
@@ -79,6 +80,8 @@ def pgd(
             the images of the run alone, so in later runs the survivors.
         generator: draws the start, on its own device; None for torch's default one. A `BatchPart` where the
             images are a part of a batch that several processes attack; not with `restarts` above 1.
+        clean_logits: (N, K), those of `images` where the caller has them already, in the mode of the attack; with
+            objective "kl" only, which computes them otherwise.
 
     Returns:
         Images of the shape, dtype, device and memory format of `images`, without a graph, within `bounds`,
@@ -106,6 +109,11 @@ def pgd(
         check_labels(target, images, name="target")
         if objective == "kl":
             raise ValueError('objective "kl" measures the distance from the clean output and takes no target')
+    if clean_logits is not None:
+        if objective != "kl":
+            raise ValueError(f'clean_logits are for objective "kl" alone, found {objective!r}')
+        if clean_logits.ndim != 2 or len(clean_logits) != len(images):
+            raise ValueError(f"clean_logits: expected ({len(images)}, K), found {tuple(clean_logits.shape)}")
     low, high = check_bounds(bounds)
     check_range(images, (low, high))
 
@@ -132,7 +140,7 @@ def pgd(
             step_size=step,
             lower=(images - radius).clamp_(min=low),
             upper=(images + radius).clamp_(max=high),
-            clean_probabilities=ascent.clean_probabilities(images) if objective == "kl" else None,
+            clean_probabilities=ascent.clean_probabilities(images, clean_logits) if objective == "kl" else None,
         )
         return ascent.run(problem) if restarts == 1 else ascent.run_repeatedly(problem, restarts)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from skreg._checks import check_classes, check_images, check_labels, check_logits, check_model, check_number
 from skreg.attacks.configs import PGD
+from skreg.attacks.mode import is_modeless
 from skreg.attacks.noise import Generator
 from skreg.attacks.objectives import Objective, kl_divergence, widen
 
@@ -122,8 +123,14 @@ def trades(
         >>> output.loss.backward()
     """
     gamma = check_number("gamma", gamma)
-    adversarial_images = _attack(attack, "kl", model, images, labels, generator)
-    clean = _forward(model, images, labels)
+    # The attack needs the clean logits too, in its own mode: one forward pass serves both where modes do not differ.
+    # Elsewhere the attack comes first, because the pass in training mode moves batch norm's running statistics.
+    if is_modeless(model):
+        clean = _forward(model, images, labels)
+        adversarial_images = _attack(attack, "kl", model, images, labels, generator, clean_logits=clean.detach())
+    else:
+        adversarial_images = _attack(attack, "kl", model, images, labels, generator)
+        clean = _forward(model, images, labels)
     perturbed = _forward(model, adversarial_images, labels)
     loss = _cross_entropy(clean, labels) + gamma * _mean(kl_divergence(clean, perturbed))
     return LossOutput(loss, clean.detach(), adversarial_images)
@@ -203,10 +210,12 @@ def _attack(
     images: Tensor,
     labels: Tensor,
     generator: Generator | None,
+    clean_logits: Tensor | None = None,
 ) -> Tensor:
     if not isinstance(attack, PGD):
         raise TypeError(f"attack must be a skreg.attacks.PGD, found {type(attack).__name__}")
-    return replace(attack, objective=objective)(model, images, labels, generator=generator)
+    attack = replace(attack, objective=objective)
+    return attack(model, images, labels, generator=generator, clean_logits=clean_logits)
 
 
 def _forward(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

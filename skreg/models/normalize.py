@@ -21,6 +21,7 @@ class Normalize(nn.Module):
 
     mean: Tensor
     std: Tensor
+    modeless = True  # computes the same in eval and in training mode; see skreg.attacks.mode
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
