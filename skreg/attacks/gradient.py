@@ -91,6 +91,13 @@ def pgd(
         TypeError, ValueError: when an argument is not as described, labels exceed the logits, the options
             cannot go together, or the logits do not depend on the images.
         FloatingPointError: when the model returns NaN, or its gradient is NaN.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> images, labels = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+        >>> adversarial = pgd(model, images, labels, eps=0.1, steps=5)
+        >>> bool((adversarial - images).abs().max() < 0.1001)
+        True
     """
     check_model(model)
     check_images(images)
@@ -151,6 +158,12 @@ def fgsm(
     """Return `images + eps * sign(gradient of the cross-entropy)`, clamped (Goodfellow, arXiv:1412.6572).
 
     With `target` the sign is reversed, towards that class. Arguments, result and errors are those of `pgd`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> images, labels = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+        >>> fgsm(model, images, labels, eps=0.1).shape
+        torch.Size([2, 1, 2, 2])
     """
     # One step of PGD's default size, 2.5 eps, ends at the edge of the interval: exactly at eps.
     return pgd(model, images, labels, eps=eps, steps=1, random_start=False, target=target, bounds=bounds, mode=mode)

@@ -52,6 +52,14 @@ def attack_mode(model: nn.Module, mode: Mode = "eval") -> Iterator[None]:
     Raises:
         TypeError: when `model` is not a module.
         ValueError: when `mode` is none of the three.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> with attack_mode(model):
+        ...     model.training, model.weight.requires_grad
+        (False, False)
+        >>> model.training, model.weight.requires_grad
+        (True, True)
     """
     check_model(model)
     check_choice("mode", mode, get_args(Mode))

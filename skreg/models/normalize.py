@@ -13,6 +13,10 @@ class Normalize(nn.Module):
 
     Raises:
         ValueError: mean and std differ in length, or a std is not positive.
+
+    Example:
+        >>> Normalize(mean=(0.5,), std=(0.25,))(torch.ones(1, 1, 1, 1)).item()
+        2.0
     """
 
     mean: Tensor
