@@ -58,8 +58,10 @@ def write_file(path: Path, content: bytes) -> None:
 def remove_temporary_files(folder: Path) -> None:
     """Remove what a process that was killed while it wrote left in `folder`."""
     for name in (BEST_FILE, LAST_FILE, "config.json", "log.jsonl"):
-        for temporary in folder.glob(f".{name}.*.tmp"):
-            temporary.unlink(missing_ok=True)
+        # With two dots where a checkpoint was being written, under the name that it waits under.
+        for pattern in (f".{name}.*.tmp", f"..{name}.*.tmp"):
+            for temporary in folder.glob(pattern):
+                temporary.unlink(missing_ok=True)
 
 
 def write_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:

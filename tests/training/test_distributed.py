@@ -83,7 +83,9 @@ def assert_close(found, expected, atol: float = 2e-6) -> None:
         )
         assert (found_state["model"][name] - weight).abs().mean() < 3e-5, name
     numbers, theirs = found_state["optimizer"], expected_state["optimizer"]
-    assert numbers["param_groups"] == theirs["param_groups"]
+    # Sharded weights are not updated by the fused form of the optimizer.
+    groups = [[{**group, "fused": None} for group in each["param_groups"]] for each in (numbers, theirs)]
+    assert groups[0] == groups[1]
     assert numbers["state"].keys() == theirs["state"].keys()
     for number, state in theirs["state"].items():
         torch.testing.assert_close(numbers["state"][number], state, rtol=1e-3, atol=1e-5)

@@ -13,7 +13,7 @@ import time
 import pytest
 import torch
 
-from skreg.training import RunError, Terminated, TrainConfig, load_run, train
+from skreg.training import RunError, Terminated, TrainConfig, checkpoint, load_run, train
 
 # Few by default, because each costs a start and a resumed run; SKREG_KILLS=20 (or 200) for the full form.
 KILLS = int(os.environ.get("SKREG_KILLS", "6"))
@@ -106,6 +106,24 @@ def wait_for_a_write(folder, child):
     while child.is_alive() and time.monotonic() < end:
         if folder.is_dir() and any(file.name.endswith(".tmp") for file in folder.iterdir()):
             return
+
+
+def test_what_a_kill_leaves_is_removed_whatever_was_being_written(tmp_path, monkeypatch):
+    """Every temporary file that exists while a file of the run is written: made again, as a kill there leaves it."""
+    seen = set()
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda _: seen.update(file.name for file in tmp_path.iterdir()))
+    checkpoint.write_checkpoint(tmp_path, {"epoch": 0})
+    checkpoint.write_checkpoint(tmp_path, {"epoch": 1})
+    checkpoint.write_best(tmp_path, {"weight": torch.zeros(1)}, 1, 0.5)
+    for name in ("config.json", "log.jsonl"):
+        checkpoint.write_file(tmp_path / name, b"{}")
+    left_over = {name for name in seen if name.endswith(".tmp")}
+    assert len(left_over) == 4
+    lasting = {file.name for file in tmp_path.iterdir()}
+    for name in left_over:
+        (tmp_path / name).write_bytes(b"half")
+    checkpoint.remove_temporary_files(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == lasting
 
 
 def test_kill_9_at_random_moments(context, whole, tmp_path):
