@@ -32,7 +32,7 @@ from skreg.training import TrainConfig, train
 
 FOOLBOX = "Foolbox 3"
 # Attack: how many images, so that a round of all contenders takes seconds (Foolbox's PGD: seconds an image).
-IMAGES = {"deepfool_l2": 16, "deepfool_linf": 16, "fgsm": 4, "pgd": 4}
+IMAGES = {"deepfool_l2": 16, "deepfool_linf": 16, "fgsm": 4, "pgd": 2}
 # Contender: preset of skreg; how far a distance may be from Foolbox's, absolute and as a share of it; for how many of
 # the images at least.
 CONTENDERS: dict[str, dict[str, tuple[str, float, float, float]]] = {
