@@ -14,7 +14,7 @@ from skreg.attacks import attack_mode
 from skreg.figures.drawing import Drawing
 from skreg.figures.grid import Cell, image_grid
 from skreg.figures.lineup import Lineup
-from skreg.figures.numbers import digest, keep
+from skreg.figures.numbers import digest, of_each_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,9 +131,23 @@ def draw_activation(lineup: Lineup, setting: str) -> Iterator[Drawing]:
     check_choice("setting", setting, tuple(SETTINGS))
     options, classes = SETTINGS[setting], lineup.info.classes
     start = gaussian_noise(len(classes), lineup.info.shape, lineup.seed)
+    targets = torch.arange(len(classes), device=lineup.device)
+
+    def compute(model: nn.Module, told: Callable[[str], None]) -> dict[str, Tensor]:
+        images = maximize_activation(
+            model,
+            start.to(lineup.device),
+            targets,
+            options,
+            progress=lambda step: told(f"step {step} of {options.steps}"),
+        )
+        with attack_mode(model, "eval"), torch.no_grad():
+            confidence = model(images).softmax(dim=1).gather(1, targets[:, None])[:, 0]
+        return {"images": images, "confidence": confidence}
+
+    facts = {"figure": "activation", "options": vars(options), "start": digest({"start": start})}
     maximized, confidences = {}, {}
-    for name, model in lineup.models.items():
-        kept = _kept(lineup, name, model, start, setting)
+    for name, kept in of_each_model(lineup, f"activation-{setting}", facts, compute):
         maximized[name], confidences[name] = kept["images"], kept["confidence"]
     how = (
         f"{options.steps} steps along the normalized gradient, from length {options.step_size:g} to 0"
@@ -151,26 +165,3 @@ def draw_activation(lineup: Lineup, setting: str) -> Iterator[Drawing]:
         f"{', '.join(maximized)} prefers for the class.",
         figure=activation_grid(start, maximized, confidences, classes),
     )
-
-
-def _kept(lineup: Lineup, name: str, model: nn.Module, start: Tensor, setting: str) -> dict[str, Tensor]:
-    options, targets = SETTINGS[setting], torch.arange(len(start), device=lineup.device)
-    label = f"activation-{setting}"
-
-    def told(step: int) -> None:
-        lineup.told(f"{label}: {name}, step {step} of {options.steps}")
-
-    def compute() -> dict[str, Tensor]:
-        told(0)
-        images = maximize_activation(model, start.to(lineup.device), targets, options, progress=told)
-        with attack_mode(model, "eval"), torch.no_grad():
-            confidence = model(images).softmax(dim=1).gather(1, targets[:, None])[:, 0]
-        return {"images": images, "confidence": confidence}
-
-    facts = {
-        "figure": "activation",
-        "options": vars(options),
-        "weights": digest(model.state_dict()),
-        "start": digest({"start": start}),
-    }
-    return keep(lineup.numbers, f"{label}-{name}", facts, compute)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from skreg.evaluation.attacks import minibatches
 from skreg.figures.drawing import Drawing
 from skreg.figures.grid import Cell, image_grid
 from skreg.figures.lineup import Lineup
-from skreg.figures.numbers import digest, keep
+from skreg.figures.numbers import digest, of_each_model
 from skreg.figures.samples import first_of_each_class
 
 if TYPE_CHECKING:
@@ -122,10 +122,19 @@ def draw_deceptive(lineup: Lineup, attack: str) -> Iterator[Drawing]:
     classes = lineup.info.classes
     count = QUICK_CANDIDATES if lineup.quick else CANDIDATES
     images, labels = first_of_each_class(*lineup.test_images(), len(classes), count)
-    deceptions = {}
-    for name, model in lineup.models.items():
-        lineup.told(f"deceptive-{attack}: {name}, {len(images)} images")
-        deceptions[name] = _kept(lineup, name, model, images, labels, attack)
+
+    def compute(model: nn.Module, told: Callable[[str], None]) -> dict[str, Tensor]:
+        return vars(deceive(model, images, labels, attack, seed=lineup.seed))
+
+    facts = {
+        "figure": "deceptive",
+        "attack": attack,
+        "seed": lineup.seed,
+        "images": digest({"images": images, "labels": labels}),
+    }
+    deceptions = {
+        name: Deception(**kept) for name, kept in of_each_model(lineup, f"deceptive-{attack}", facts, compute)
+    }
     labels = labels.cpu()
     chosen, confidence = most_deceptive(list(deceptions.values()), labels, len(classes))
     figure = deceptive_grid(images.cpu(), chosen, deceptions, classes)
@@ -145,18 +154,3 @@ def draw_deceptive(lineup: Lineup, attack: str) -> Iterator[Drawing]:
         f"of {', '.join(deceptions)}, with the wrong prediction below it.",
         figure=figure,
     )
-
-
-def _kept(lineup: Lineup, name: str, model: nn.Module, images: Tensor, labels: Tensor, attack: str) -> Deception:
-    facts = {
-        "figure": "deceptive",
-        "attack": attack,
-        "seed": lineup.seed,
-        "weights": digest(model.state_dict()),
-        "images": digest({"images": images, "labels": labels}),
-    }
-
-    def compute() -> dict[str, Tensor]:
-        return vars(deceive(model, images, labels, attack, seed=lineup.seed))
-
-    return Deception(**keep(lineup.numbers, f"deceptive-{attack}-{name}", facts, compute))

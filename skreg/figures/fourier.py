@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from skreg._extras import require
 from skreg.evaluation.frequency import fourier_error
 from skreg.figures.drawing import Drawing
 from skreg.figures.lineup import Lineup
-from skreg.figures.numbers import digest, keep
+from skreg.figures.numbers import digest, of_each_model
 from skreg.figures.styles import group_by_loss
 
 if TYPE_CHECKING:
@@ -81,7 +81,21 @@ def _ticks(edge: float) -> list[float]:
 def draw_fourier(lineup: Lineup) -> Iterator[Drawing]:
     """The error rate of each model under each Fourier basis vector."""
     images, labels = lineup.test_images(QUICK_IMAGES if lineup.quick else IMAGES)
-    errors = {name: _kept(lineup, name, model, images, labels) for name, model in lineup.models.items()}
+
+    def compute(model: nn.Module, told: Callable[[str], None]) -> dict[str, Tensor]:
+        def every_so_often(done: int, vectors: int) -> None:
+            if done % REPORT_EVERY == 0:
+                told(f"vector {done} of {vectors}")
+
+        return {"errors": fourier_error(model, images, labels, norm=NORM, seed=lineup.seed, progress=every_so_often)}
+
+    facts = {
+        "figure": "fourier",
+        "norm": NORM,
+        "seed": lineup.seed,
+        "images": digest({"images": images, "labels": labels}),
+    }
+    errors = {name: kept["errors"] for name, kept in of_each_model(lineup, "fourier", facts, compute)}
     yield Drawing(
         name="fourier",
         title="Errors by the frequency of a perturbation",
@@ -95,22 +109,3 @@ def draw_fourier(lineup: Lineup) -> Iterator[Drawing]:
         + ".",
         figure=fourier_maps(errors),
     )
-
-
-def _kept(lineup: Lineup, name: str, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    facts = {
-        "figure": "fourier",
-        "norm": NORM,
-        "seed": lineup.seed,
-        "weights": digest(model.state_dict()),
-        "images": digest({"images": images, "labels": labels}),
-    }
-
-    def compute() -> dict[str, Tensor]:
-        def told(done: int, vectors: int) -> None:
-            if done % REPORT_EVERY == 0:
-                lineup.told(f"fourier: {name}, vector {done} of {vectors}")
-
-        return {"errors": fourier_error(model, images, labels, norm=NORM, seed=lineup.seed, progress=told)}
-
-    return keep(lineup.numbers, f"fourier-{name}", facts, compute)["errors"]

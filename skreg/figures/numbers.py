@@ -4,14 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from skreg._extras import require
 from skreg._version import __version__
+from skreg.figures.lineup import Lineup
 from skreg.training.checkpoint import RunError, write_file
+
+
+def of_each_model(
+    lineup: Lineup,
+    figure: str,
+    facts: Mapping[str, object],
+    compute: Callable[[nn.Module, Callable[[str], None]], dict[str, Tensor]],
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The name of each model, and what `compute` makes of it, or what it made of the same weights before.
+
+    Args:
+        lineup: the models, and the folder that keeps the numbers.
+        figure: the beginning of the files' names.
+        facts: all that the result depends on besides the weights, as in `keep`.
+        compute: is called with a model and with a function that tells people how far it is.
+
+    Raises:
+        RunError: as `keep` does.
+    """
+    for name, model in lineup.models.items():
+
+        def told(step: str, name: str = name) -> None:
+            lineup.told(f"{figure}: {name}, {step}")
+
+        lineup.told(f"{figure}: {name}")
+        known = {**facts, "weights": digest(model.state_dict())}
+        yield name, keep(lineup.numbers, f"{figure}-{name}", known, partial(compute, model, told))
 
 
 def keep(

@@ -17,7 +17,7 @@ from skreg.evaluation.attacks import check_inputs, finite_forward
 from skreg.figures.drawing import Drawing
 from skreg.figures.grid import Cell, image_grid
 from skreg.figures.lineup import Lineup
-from skreg.figures.numbers import digest, keep
+from skreg.figures.numbers import digest, of_each_model
 from skreg.figures.samples import first_of_each_class
 
 if TYPE_CHECKING:
@@ -209,11 +209,23 @@ def draw_targeted(lineup: Lineup, attack: str) -> Iterator[Drawing]:
         "adef": "ADef at its defaults (at most 100 steps)",
         "cw": f"C&W (l2) of Foolbox 3, 5 constants, at most {effort.cw_steps} steps each",
     }[attack]
-    for name, model in lineup.models.items():
-        lineup.told(f"targeted-{attack}: {name}")
-        result = _kept(lineup, name, model, images, labels, attack, effort)
+    # Row by row: every image towards the first class, then towards the second, ...
+    sources, originals = images.repeat(count, 1, 1, 1), labels.repeat(count)
+    targets = labels.repeat_interleave(count)
+
+    def compute(model: nn.Module, told: Callable[[str], None]) -> dict[str, Tensor]:
+        return vars(targeted_attack(model, sources, originals, targets, attack, effort))
+
+    facts = {
+        "figure": "targeted",
+        "attack": attack,
+        "effort": vars(effort),
+        "images": digest({"images": images, "labels": labels}),
+    }
+    for name, kept in of_each_model(lineup, f"targeted-{attack}", facts, compute):
+        result = TargetedResult(**kept)
         with torch.no_grad():
-            predictions = model(images).argmax(dim=1).cpu()
+            predictions = lineup.models[name](images).argmax(dim=1).cpu()
         off = ~torch.eye(count, dtype=torch.bool).flatten()
         failed = int((~result.success[off]).sum())
         median = float(result.l2[off & result.success].median()) if failed < int(off.sum()) else torch.inf
@@ -228,23 +240,3 @@ def draw_targeted(lineup: Lineup, attack: str) -> Iterator[Drawing]:
             f"{', '.join(classes)}, with the size of the perturbation below each.",
             figure=targeted_grid(images.cpu(), predictions, result, classes),
         )
-
-
-def _kept(
-    lineup: Lineup, name: str, model: nn.Module, images: Tensor, labels: Tensor, attack: str, effort: Effort
-) -> TargetedResult:
-    """Attack each of K images towards each of K classes; rows are targets."""
-    count = len(images)
-    originals, targets = labels.repeat(count), labels.repeat_interleave(count)
-
-    def compute() -> dict[str, Tensor]:
-        return vars(targeted_attack(model, images.repeat(count, 1, 1, 1), originals, targets, attack, effort))
-
-    facts = {
-        "figure": "targeted",
-        "attack": attack,
-        "effort": vars(effort),
-        "weights": digest(model.state_dict()),
-        "images": digest({"images": images, "labels": labels}),
-    }
-    return TargetedResult(**keep(lineup.numbers, f"targeted-{attack}-{name}", facts, compute))
