@@ -11,7 +11,7 @@ recomputes success from the logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ DEEPFOOL_STEPS = 100
 DEEPFOOL_CANDIDATES = 10
 DEEPFOOL_OVERSHOOT = 1.05
 DEEPFOOL_TINY = 1e-8  # added to gradient norms
+DEEPFOOL_TOGETHER = 16  # the gradients of all candidate classes are computed in one pass for up to so many images
 
 
 def per_image(values: Tensor, images: Tensor) -> Tensor:
@@ -198,12 +199,17 @@ def deepfool(
     """
     points, total = images.clone(), torch.zeros_like(images)
     remaining = torch.arange(len(images), device=images.device)
-    candidates = None
-    for _ in range(steps):
+    candidates, done = None, 0
+    while done < steps and len(remaining):
         x = points[remaining].requires_grad_(True)
         logits = forward(x)
         if candidates is None:
             candidates = logits.topk(min(DEEPFOOL_CANDIDATES, logits.shape[1]), dim=1).indices[:, 1:]
+        fooled = logits.argmax(dim=1) != labels[remaining]
+        if fooled.any():
+            # The others pass again by themselves: that costs less than the gradients of nine classes for those fooled.
+            remaining = remaining[~fooled]
+            continue
         step = _deepfool_step(logits, x, labels[remaining], candidates[remaining], norm, slack)
         if accumulate:
             total[remaining] += step
@@ -214,11 +220,7 @@ def deepfool(
             alive = (moved != x).flatten(1).any(dim=1)
         remaining = remaining[alive]
         points[remaining] = moved[alive]
-        if len(remaining):
-            # A pass of its own, so that the gradients of nine classes are computed for the survivors alone.
-            remaining = remaining[~misclassified(forward, points[remaining], labels[remaining])]
-        if not len(remaining):
-            break
+        done += 1
     return points
 
 
@@ -232,11 +234,9 @@ def _deepfool_step(logits: Tensor, x: Tensor, labels: Tensor, candidates: Tensor
     true = logits.gather(1, labels[:, None])[:, 0]
     nearest = torch.full_like(true, torch.inf).detach()
     nearest_step = torch.zeros_like(x).detach()
-    for rank in range(candidates.shape[1]):
-        gap = logits.gather(1, candidates[:, rank : rank + 1])[:, 0] - true
-        (gradient,) = torch.autograd.grad(gap.sum(), x, retain_graph=True)
+    gaps = logits.gather(1, candidates) - true[:, None]
+    for gap, gradient in zip(gaps.detach().unbind(1), _gradients(gaps, x), strict=True):
         size = gradient.flatten(1).norm(2 if norm == 2 else 1, dim=1) + DEEPFOOL_TINY
-        gap = gap.detach()
         distance = gap.abs() / size
         direction = gradient / per_image(size, x) if norm == 2 else gradient.sign()
         # Without slack a tie with the true class gives no distance to go.
@@ -244,3 +244,17 @@ def _deepfool_step(logits: Tensor, x: Tensor, labels: Tensor, candidates: Tensor
         nearest_step = torch.where(per_image(closer, x), per_image(distance + slack, x) * direction, nearest_step)
         nearest = torch.where(closer, distance, nearest)
     return nearest_step
+
+
+def _gradients(gaps: Tensor, x: Tensor) -> Iterable[Tensor]:
+    """Gradient of each column of `gaps` (N K) with respect to `x`: K times N C H W, one after the other."""
+    sums = gaps.sum(dim=0)
+    if len(x) <= DEEPFOOL_TOGETHER:
+        try:
+            # Few images leave a processor idle, so that the classes are taken together. Many do not, and would need
+            # the memory of K backward passes.
+            every = torch.eye(len(sums), device=x.device, dtype=sums.dtype)
+            return tuple(torch.autograd.grad(sums, x, every, retain_graph=True, is_grads_batched=True)[0])
+        except RuntimeError:
+            pass  # a layer whose backward pass cannot be batched; an error of any other kind comes again below
+    return (torch.autograd.grad(each, x, retain_graph=True)[0] for each in sums)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skreg.evaluation import ATTACKS, run_attack
+from skreg.evaluation import ATTACKS, run_attack, search
 
 
 def predictions(model: nn.Module, images: Tensor) -> Tensor:
@@ -168,6 +168,33 @@ def test_batched_searches_equal_plain_ones(make_net, noise_images, attack, handi
         assert bool(result.success[index]) == success
         expected = plain[index] if success else images[index]
         torch.testing.assert_close(result.adversarial[index], expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("attack", ["deepfool_l2", "deepfool_linf"])
+def test_gradients_of_candidates_are_the_same_together_and_one_by_one(make_net, monkeypatch, attack):
+    class NumPyIdentity(torch.autograd.Function):  # its backward pass cannot be batched
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return torch.from_numpy(gradient.numpy().copy())
+
+    class Opaque(nn.Module):
+        def forward(self, x):
+            return NumPyIdentity.apply(x)
+
+    net, images = make_net(), torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    labels = predictions(net, images)
+    together = run_attack(net, images, labels, attack, preset="foolbox3")
+    assert together.success.all()
+    opaque = run_attack(nn.Sequential(Opaque(), net), images, labels, attack, preset="foolbox3")
+    monkeypatch.setattr(search, "DEEPFOOL_TOGETHER", 0)
+    one_by_one = run_attack(net, images, labels, attack, preset="foolbox3")
+    for other in (opaque, one_by_one):
+        assert other.success.all()
+        torch.testing.assert_close(other.adversarial, together.adversarial, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("handicap", [0, 2, 20])
