@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from skreg.cli.application import Json, command, parse_assignments, print_json
+from skreg.cli.application import Json, command, parse_assignments, print_json, split_names
 from skreg.evaluation import as_dict, print_report
 from skreg.evaluation.attacks import check_attack
 from skreg.reproduction import GAMMAS, PAPER_VARIANTS, QUICK_RECIPES, RECIPES, STRENGTHS, Options, Recipe
@@ -67,7 +67,8 @@ def reproduce(
         raise typer.BadParameter(f"DATASET: expected one of {', '.join(RECIPES)}, found {data!r}")
     if paper and only is not None:
         raise typer.BadParameter("--paper: expected no --only beside it; it stands for eight variants")
-    variants = _split(only) if only is not None else PAPER_VARIANTS if paper else VARIANTS
+    named = split_names(only)
+    variants = named if named is not None else PAPER_VARIANTS if paper else VARIANTS
     folder = output or Path("reproduction", data)
     try:
         recipe = _recipe(data, quick, attacks, limit).with_training(parse_assignments("--set", assign))
@@ -85,8 +86,9 @@ def reproduce(
 
 def _recipe(data: str, quick: bool, attacks: str | None, limit: int | None) -> Recipe:
     recipe = (QUICK_RECIPES if quick else RECIPES)[data]
-    if attacks is not None:
-        recipe = dataclasses.replace(recipe, attacks=tuple(_split(attacks)))
+    named = split_names(attacks)
+    if named is not None:
+        recipe = dataclasses.replace(recipe, attacks=tuple(named))
     if limit is not None:
         recipe = dataclasses.replace(recipe, test_images=limit)
     for attack in recipe.attacks:
@@ -94,7 +96,3 @@ def _recipe(data: str, quick: bool, attacks: str | None, limit: int | None) -> R
     if recipe.test_images < 1:
         raise ValueError(f"--limit: expected at least 1, found {recipe.test_images}")
     return recipe
-
-
-def _split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
