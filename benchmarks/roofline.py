@@ -16,13 +16,13 @@ _READS = {"value": 1, "value_and_gradients": 1, "gradients": 1, "add_gradients_"
 
 
 def bytes_moved(entry_point: str, shapes: Sequence[Sequence[int]], *, element: int = 4, by_layer: bool = False) -> int:
-    """Bytes that a call reads and writes, each tensor once a launch; scratch of 16 bytes a chunk is left out.
+    """Bytes that a call reads and writes; scratch of 16 bytes a chunk is left out.
 
     Args:
         entry_point: one of `ENTRY_POINTS`.
         shapes: the weights.
         element: bytes of an element of weights, gradients and vectors.
-        by_layer: for ``exponentiate="layer"``, whose sums are a launch of their own before any result.
+        by_layer: for ``exponentiate="layer"``, which reads all that its sums need once more before any result.
     """
     passes = _READS[entry_point] + (entry_point != "value")
     if by_layer and entry_point not in ("value", "scale_"):

@@ -36,8 +36,8 @@ def largest_eigenvalue(spatial: tuple[int, ...], connectivity: int = 1) -> float
         here, there = positions, positions
         for axis, step in enumerate(offset):
             length = max(spatial[axis] - abs(step), 0)
-            here = here.narrow(axis, max(-step, 0) if length else 0, length)
-            there = there.narrow(axis, max(step, 0) if length else 0, length)
+            here = here.narrow(axis, max(-step, 0), length)
+            there = there.narrow(axis, max(step, 0), length)
         p, q = here.flatten(), there.flatten()
         laplacian[p, q] = laplacian[q, p] = -1.0
     laplacian -= torch.diag(laplacian.sum(1))
@@ -74,7 +74,7 @@ def largest_stable_step(weight: Tensor, options: PenaltyOptions) -> float:
         return math.inf
     step = 1 / round(curvature, 12)
     if options.exponentiate is not None:
-        scores = reference.scores(weight.detach().double().flatten(0, 1), options)
+        scores = reference.scores(weight.double().flatten(0, 1), options)
         if options.exponentiate == "kernel":
             exponent = float(scores.max())
         else:
@@ -130,22 +130,21 @@ def warn_if_unstable(
         >>> str(caught[0].message)[:67]
         'conv: lr * strength * coefficient = 0.4 is beyond 0.2, the largest '
     """
-    worst, worst_ratio, largest, count = "", 1.0, 0.0, 0
+    beyond: list[tuple[float, str, float, float]] = []
     for name, weight, step, factor in zip(names, weights, steps, factors, strict=True):
         if factor is None or step <= 0:  # a negative strength is meant to make kernels rough: it has no bound
             continue
         bound = factor * largest_stable_step(weight, options)
         if step > bound * (1 + 1e-9):
-            count += 1
-            if step / bound > worst_ratio:
-                worst, worst_ratio, largest = name, step / bound, bound
-    if not count:
+            beyond.append((step / bound if bound else math.inf, name, step, bound))
+    if not beyond:
         return
-    others = f" ({count - 1} other weights are beyond theirs too)" if count > 1 else ""
+    ratio, worst, step, bound = max(beyond, key=lambda found: found[0])
+    others = f" ({len(beyond) - 1} other weights are beyond theirs too)" if len(beyond) > 1 else ""
     warnings.warn(
-        f"{worst}: lr * strength * coefficient = {worst_ratio * largest:.4g} is beyond {largest:.4g}, the largest step "
+        f"{worst}: lr * strength * coefficient = {step:.4g} is beyond {bound:.4g}, the largest step "
         f"of the penalty that does not make rough kernels rougher{others}. Divide the strength, or the learning rate, "
-        f"by {worst_ratio:.3g} or more, or set max_exponent if exp is what makes it steep",
+        f"by {ratio:.3g} or more, or set max_exponent if exp is what makes it steep",
         RuntimeWarning,
         stacklevel=2,
     )

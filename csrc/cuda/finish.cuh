@@ -5,6 +5,7 @@
 // nobody has to clear them.
 #pragma once
 
+#include "rounds.cuh"
 #include "stencil.cuh"
 #include "task.cuh"
 
@@ -57,8 +58,8 @@ __device__ __forceinline__ void finish_layer(const Call &call, const Record<Oper
   const double slope = share * sums.slope;
   if (call.values)
     write_number(call.values, call.wide, layer, r.value);
-  if (call.factors_out)
-    call.factors_out[layer] = {r.slope, r.curvature * slope};
+  if (call.factors)
+    call.factors[layer] = {r.slope, r.curvature * slope};
   call.weighted[layer] = record.coefficient * (Operands == 3 ? r.slope * slope : r.value);
 }
 
@@ -74,7 +75,7 @@ __device__ __forceinline__ void finish(const Arguments<Operands> &a, const Task<
   if constexpr (slopes)
     sums.slope = sum_of_block(sums.slope, shared);
   if (threadIdx.x == 0)
-    call.partials[blockIdx.x] = sums;
+    call.partials[task.chunk] = sums;
   if (!is_last(counters + task.layer, end - first, &last))
     return;
 
@@ -87,8 +88,10 @@ __device__ __forceinline__ void finish(const Arguments<Operands> &a, const Task<
   sums.score = sum_of_block(sums.score, shared);
   if constexpr (slopes)
     sums.slope = sum_of_block(sums.slope, shared);
-  if (threadIdx.x == 0)
+  if (threadIdx.x == 0) {
     finish_layer(call, task.record, task.geometry, a.first_layer + task.layer, sums);
+    Rounds<Operands>(a, counters).announce(task.layer);
+  }
   if (!is_last(counters + a.layers, a.layers, &last) || !a.last || !call.total)
     return;
 

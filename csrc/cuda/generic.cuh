@@ -91,7 +91,7 @@ __device__ __forceinline__ void compute_generic(const Call &call, const Task<kOp
       state.sums.slope += double(result.slope);
     }
     if constexpr (work != Work::sums) {
-      if (state.kernel >= task.count || !call.write)
+      if (state.kernel >= task.count || !task.writes(call))
         continue;
       const auto &f = result.factors;
       state.factors = {double(f.lk), double(f.k), double(f.lv), double(f.v)};

@@ -98,7 +98,7 @@ public:
       known--;
     const size_t bytes = (a.layers + 1) * sizeof(Record<Operands>) + (a.geometries + !known) * sizeof geometry;
     const uint64_t chunks = uint64_t(a.chunks) + chunks_of(geometry);
-    if (bytes > size_t(a.capacity) || chunks > uint64_t(std::numeric_limits<int>::max()))
+    if (bytes > size_t(a.capacity) || chunks > uint64_t(std::numeric_limits<int>::max() / 2)) // two rounds
       return false;
     if (!known) {
       known = ++a.geometries;

@@ -1,5 +1,4 @@
-// The operators on CUDA tensors, and the Python module that tells what was built. All of a call goes into one launch;
-// exponentiate="layer" needs a layer's sum before its gradient, and therefore two.
+// The operators on CUDA tensors, and the Python module that tells what was built. All of a call goes into one launch.
 #include <pybind11/pybind11.h>
 
 #include <torch/csrc/stable/accelerator.h>
@@ -63,7 +62,6 @@ std::vector<Layer> make_layers(const Tensors &weights, const Tensors *vectors, c
 Call make_call(const Options &options, const std::optional<Tensor> &scale, const Tensor &weight) {
   Call call{};
   call.options = options;
-  call.write = true;
   if (scale) {
     STD_TORCH_CHECK(scale->device() == weight.device() && scale->numel() == 1,
                     "scale: expected one number on the device of the tensors");
@@ -90,7 +88,7 @@ void launch_all(const std::vector<Layer> &layers, const std::vector<Geometry<kOp
                 const Call &call, const Stream &stream) {
   for_each_launch<kOperands<work>>(layers, geometries, call, [&](auto &filling) {
     auto &a = filling.arguments;
-    a.counters = call.partials ? stream.take_counters(uint32_t(a.layers) + 1) : 0;
+    a.counters = call.partials ? stream.take_counters(counters_of(a.layers, call.factors)) : 0;
     STD_CUDA_CHECK(launch_penalty<work>(a, filling.shared_bytes, stream.get()));
   });
 }
@@ -106,37 +104,25 @@ template <int Operands> std::vector<Geometry<Operands>> make_geometries(const st
 // Runs `work` on all layers. `values`: where values are wanted; for the Hessian its total is the slope.
 template <Work work> void run(const Tensors &weights, std::vector<Layer> layers, Call call, const Values *values) {
   const Stream stream(weights[0].get_device());
-  const bool by_layer = call.options.exponentiate == kLayer, twice = by_layer && work != Work::sums;
+  const bool two_rounds = call.options.exponentiate == kLayer && work != Work::sums;
   const auto geometries = make_geometries<kOperands<work>>(layers);
   std::optional<Tensor> scratch;
-  if (values || twice) {
+  if (values || two_rounds) {
     int64_t chunks = 0;
     for (const auto &g : geometries)
       chunks += chunks_of(g);
     const int64_t n = int64_t(layers.size());
-    scratch = torch::stable::new_empty(weights[0], {n * (twice ? 3 : 1) + chunks * 2}, ScalarType::Double);
+    scratch = torch::stable::new_empty(weights[0], {n * (two_rounds ? 3 : 1) + chunks * 2}, ScalarType::Double);
     double *memory = static_cast<double *>(scratch->data_ptr());
     call.partials = reinterpret_cast<Sums *>(memory);
     call.weighted = memory + 2 * chunks;
-    call.factors_out = twice ? reinterpret_cast<LayerFactors *>(call.weighted + n) : nullptr;
+    call.factors = two_rounds ? reinterpret_cast<LayerFactors *>(call.weighted + n) : nullptr;
   }
   if (values) {
     call.wide = result_type(weights) == ScalarType::Double;
     call.values = values->each.data_ptr();
     call.total = values->total.data_ptr();
   }
-  if (!twice)
-    return launch_all<work>(layers, geometries, call, stream);
-
-  if constexpr (work == Work::hessian) { // its sums need the vectors
-    Call sums = call;
-    sums.write = false;
-    launch_all<work>(layers, geometries, sums, stream);
-  } else {
-    launch_all<Work::sums>(layers, make_geometries<1>(layers), call, stream);
-  }
-  call.factors_in = call.factors_out;
-  call.partials = nullptr;
   launch_all<work>(layers, geometries, call, stream);
 }
 

@@ -31,7 +31,11 @@ __global__ void __launch_bounds__(kThreads, 8) penalty_kernel(const __grid_const
   constexpr int Operands = kOperands<work>;
   extern __shared__ float4 shared[];
   __shared__ Task<Operands> task;
-  task.fill(a);
+  __shared__ unsigned ticket;
+  unsigned *counters = all_counters + a.counters;
+  const Rounds<Operands> rounds(a, counters);
+  const Turn turn = rounds.take_turn(&ticket);
+  task.fill(a, turn.chunk, turn.second_round, [&](int layer) { rounds.wait(layer); });
   Sums sums;
   if (task.geometry.kind != Kind::generic) {
     float *weights = reinterpret_cast<float *>(shared);
@@ -43,7 +47,7 @@ __global__ void __launch_bounds__(kThreads, 8) penalty_kernel(const __grid_const
     compute_staged<work>(a.call, task, weights, vectors, sums);
     if constexpr (work != Work::sums) {
       __syncthreads();
-      if (a.call.write)
+      if (task.writes(a.call))
         store_operand(task, 1, weights, a.call.add);
     }
   } else {
@@ -55,15 +59,16 @@ __global__ void __launch_bounds__(kThreads, 8) penalty_kernel(const __grid_const
     });
     sums = state.sums;
   }
-  if (a.call.partials)
-    finish(a, task, sums, all_counters + a.counters);
+  if (a.call.partials && !task.second_round)
+    finish(a, task, sums, counters);
 }
 
 } // namespace
 
 template <Work work>
 cudaError_t launch_penalty(const Arguments<kOperands<work>> &arguments, int shared_bytes, cudaStream_t stream) {
-  penalty_kernel<work><<<arguments.chunks, kThreads, shared_bytes, stream>>>(arguments);
+  const unsigned blocks = arguments.chunks * (arguments.call.factors ? 2 : 1);
+  penalty_kernel<work><<<blocks, kThreads, shared_bytes, stream>>>(arguments);
   return cudaGetLastError();
 }
 template cudaError_t launch_penalty<Work::sums>(const Arguments<1> &, int, cudaStream_t);

@@ -58,7 +58,7 @@ template <int Operands> struct Record {
 };
 static_assert(sizeof(Record<2>) == 32);
 
-// For exponentiate="layer": what the second launch has to know of a layer's sum.
+// For exponentiate="layer": what the gradients have to know of a layer's sum.
 struct LayerFactors {
   double slope, curvature;
 };
@@ -67,15 +67,13 @@ struct LayerFactors {
 struct Call {
   Options options;
   bool add;        // into the results instead of overwriting them
-  bool write;      // the results, not only the sums
   bool wide;       // values and total are double, otherwise float
   bool scale_wide; // the same of scale
   const void *scale;
-  const LayerFactors *factors_in;
-  LayerFactors *factors_out;
-  Sums *partials;   // a chunk
-  double *weighted; // a layer: coefficient * value, or for the Hessian coefficient * slope
-  void *values;     // a layer
+  LayerFactors *factors; // a layer; with them a launch has two rounds, see rounds.cuh
+  Sums *partials;        // a chunk
+  double *weighted;      // a layer: coefficient * value, or for the Hessian coefficient * slope
+  void *values;          // a layer
   void *total;
 };
 
@@ -91,7 +89,7 @@ template <int Operands> struct Arguments {
 
   Call call;
   int layers, first_layer;
-  uint32_t chunks, counters; // `counters`: the first of this launch's layers + 1
+  uint32_t chunks, counters; // `counters`: the first of this launch's
   bool last;                 // launch of the call
   int geometries;
   alignas(8) unsigned char storage[capacity];
@@ -110,6 +108,9 @@ static_assert(sizeof(Arguments<1>) <= kArgumentBytes && sizeof(Arguments<2>) <= 
 // A launch has counters of its own among these, in a ring; launches that are being captured, whose graph keeps them,
 // have a ring to themselves. See penalty.cu.
 constexpr uint32_t kCounters = 1 << 18;
+
+// Blocks that are done: of a layer, of all. With two rounds also blocks that have begun, and layers whose sum is known.
+inline uint32_t counters_of(int layers, bool two_rounds) { return (two_rounds ? 2 : 1) * (uint32_t(layers) + 1); }
 
 template <Work work> constexpr int kOperands = work == Work::sums ? 1 : work == Work::gradients ? 2 : 3;
 

@@ -81,7 +81,7 @@ __device__ __forceinline__ void compute_staged(const Call &call, const Task<kOpe
     const auto result = evaluate<work>(call.options, d, e, lk_v, k_v, coefficient, curvature);
     sums.score += double(result.value);
     sums.slope += double(result.slope);
-    if constexpr (work == Work::sums)
+    if (work == Work::sums || !task.writes(call))
       continue;
     const auto f = result.factors;
     if constexpr (keep)

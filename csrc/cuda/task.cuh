@@ -37,14 +37,14 @@ struct Factors {
 // Known on the device alone where `scale` or the layer's own sum is part of it.
 template <int Operands>
 __device__ __forceinline__ Factors layer_factors(const Call &call, const Record<Operands> &record,
-                                                 const Geometry<Operands> &geometry, int layer) {
+                                                 const Geometry<Operands> &geometry, int layer, bool second_round) {
   double c = record.coefficient * read_scale(call);
   if (call.options.mean && geometry.kernels > 0)
     c /= double(geometry.kernels);
-  if (!call.factors_in)
+  if (!second_round)
     return {c, 0};
-  const LayerFactors factors = call.factors_in[layer];
-  return {c * factors.slope, c * factors.curvature};
+  const LayerFactors *factors = call.factors + layer; // of another block: not by way of the first-level cache
+  return {c * __ldcg(&factors->slope), c * __ldcg(&factors->curvature)};
 }
 
 // Lies in shared memory, where it is read when it is needed and takes no registers in between.
@@ -54,9 +54,13 @@ template <int Operands> struct Task {
   Factors factors;
   int64_t begin, row, column; // the first kernel: row * inner + column
   int count;
-  int layer;                                   // of this launch
+  int layer; // of this launch
+  uint32_t chunk;
+  bool second_round;
   int64_t offsets[Operands][kLargestCompiled]; // of the positions in a kernel of a size that is compiled in
 
+  // Not in the first of two rounds.
+  __device__ __forceinline__ bool writes(const Call &call) const { return second_round || !call.factors; }
   __device__ __forceinline__ bool packed(int operand) const { return geometry.packed >> operand & 1; }
   // Of kernel begin + i of this task, in elements from the first of the tensor.
   __device__ __forceinline__ int64_t offset(int operand, int i) const {
@@ -65,16 +69,21 @@ template <int Operands> struct Task {
     return (row + rows) * geometry.strides[operand].outer + (at - rows * inner) * geometry.strides[operand].inner;
   }
 
-  // By all threads of the block.
-  __device__ __forceinline__ void fill(const Arguments<Operands> &a) {
-    const int found = find_layer(a, blockIdx.x);
+  // By all threads of the block. `wait(layer)` returns when the factors of the layer can be read.
+  template <class Wait>
+  __device__ __forceinline__ void fill(const Arguments<Operands> &a, uint32_t chunk_, bool second_round_, Wait &&wait) {
+    const int found = find_layer(a, chunk_);
     copy(a.record(found), record);
     copy(a.geometry(a.record(found).geometry), geometry);
     __syncthreads();
     if (threadIdx.x == 0) {
       layer = found;
-      factors = layer_factors(a.call, record, geometry, a.first_layer + found);
-      begin = int64_t(blockIdx.x - record.first_chunk) * geometry.chunk;
+      chunk = chunk_;
+      second_round = second_round_;
+      if (second_round)
+        wait(found);
+      factors = layer_factors(a.call, record, geometry, a.first_layer + found, second_round);
+      begin = int64_t(chunk - record.first_chunk) * geometry.chunk;
       row = begin / geometry.inner;
       column = begin % geometry.inner;
       count = geometry.shape.size == 0 ? 0 : int(min(int64_t(geometry.chunk), geometry.kernels - begin));

@@ -37,6 +37,16 @@ class ADef(foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc, name-
     Raises:
         TypeError, ValueError: an option is not as described; on a call, the criterion is neither of the two.
         ModuleNotFoundError: on import, where Foolbox is missing; it names the extra.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).eval()
+        >>> model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
+        >>> images, labels = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
+        >>> attack = ADef(steps=3)
+        >>> raw, clipped, is_adversarial = attack(model, images, labels, epsilons=None)
+        >>> attack.fields.shape
+        torch.Size([2, 2, 4, 4])
     """
 
     distance = foolbox.distances.linf

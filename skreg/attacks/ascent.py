@@ -103,9 +103,11 @@ class Ascent:
         return best
 
     @torch.no_grad()
-    def clean_probabilities(self, images: Tensor) -> Tensor:
-        """Return the class probabilities of `images` (N, K)."""
-        return F.softmax(widen(check_logits(self.network(images), images)), dim=1)
+    def clean_probabilities(self, images: Tensor, logits: Tensor | None) -> Tensor:
+        """Return the class probabilities of `images` (N, K), from their `logits` (N, K) where these are known."""
+        if logits is None:
+            logits = check_logits(self.network(images), images)
+        return F.softmax(widen(logits), dim=1)
 
     def _first_iterate(self, problem: Problem) -> Tensor:
         # Written into a clone, which keeps the memory format of the images.

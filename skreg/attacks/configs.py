@@ -22,6 +22,14 @@ class PGD:
 
     Raises:
         TypeError, ValueError: when an option is not as `pgd` describes it.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> images, labels = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+        >>> attack = PGD(eps=0.1, steps=5)
+        >>> attack(model, images, labels, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 1, 2, 2])
     """
 
     eps: float
@@ -49,9 +57,10 @@ class PGD:
         *,
         target: Tensor | None = None,
         generator: Generator | None = None,
+        clean_logits: Tensor | None = None,
     ) -> Tensor:
         """Return adversarial images (N, C, H, W); see `pgd`."""
-        return pgd(model, images, labels, target=target, generator=generator, **vars(self))
+        return pgd(model, images, labels, target=target, generator=generator, clean_logits=clean_logits, **vars(self))
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,13 @@ class FGSM:
 
     Raises:
         TypeError, ValueError: when an option is not as `fgsm` describes it.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> images, labels = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+        >>> FGSM(eps=0.1)(model, images, labels).shape
+        torch.Size([2, 1, 2, 2])
     """
 
     eps: float

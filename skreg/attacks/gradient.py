@@ -44,6 +44,7 @@ def pgd(
     bounds: tuple[float, float] = (0.0, 1.0),
     mode: Mode = "eval",
     generator: Generator | None = None,
+    clean_logits: Tensor | None = None,
 ) -> Tensor:
     """Return adversarial images by projected gradient ascent in the linf norm (Madry, arXiv:1706.06083).
 
@@ -79,6 +80,8 @@ def pgd(
             the images of the run alone, so in later runs the survivors.
         generator: draws the start, on its own device; None for torch's default one. A `BatchPart` where the
             images are a part of a batch that several processes attack; not with `restarts` above 1.
+        clean_logits: (N, K), those of `images` where the caller has them already, in the mode of the attack; with
+            objective "kl" only, which computes them otherwise.
 
     Returns:
         Images of the shape, dtype, device and memory format of `images`, without a graph, within `bounds`,
@@ -88,6 +91,13 @@ def pgd(
         TypeError, ValueError: when an argument is not as described, labels exceed the logits, the options
             cannot go together, or the logits do not depend on the images.
         FloatingPointError: when the model returns NaN, or its gradient is NaN.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> images, labels = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+        >>> adversarial = pgd(model, images, labels, eps=0.1, steps=5)
+        >>> bool((adversarial - images).abs().max() < 0.1001)
+        True
     """
     check_model(model)
     check_images(images)
@@ -99,6 +109,11 @@ def pgd(
         check_labels(target, images, name="target")
         if objective == "kl":
             raise ValueError('objective "kl" measures the distance from the clean output and takes no target')
+    if clean_logits is not None:
+        if objective != "kl":
+            raise ValueError(f'clean_logits are for objective "kl" alone, found {objective!r}')
+        if clean_logits.ndim != 2 or len(clean_logits) != len(images):
+            raise ValueError(f"clean_logits: expected ({len(images)}, K), found {tuple(clean_logits.shape)}")
     low, high = check_bounds(bounds)
     check_range(images, (low, high))
 
@@ -125,7 +140,7 @@ def pgd(
             step_size=step,
             lower=(images - radius).clamp_(min=low),
             upper=(images + radius).clamp_(max=high),
-            clean_probabilities=ascent.clean_probabilities(images) if objective == "kl" else None,
+            clean_probabilities=ascent.clean_probabilities(images, clean_logits) if objective == "kl" else None,
         )
         return ascent.run(problem) if restarts == 1 else ascent.run_repeatedly(problem, restarts)
 
@@ -143,6 +158,12 @@ def fgsm(
     """Return `images + eps * sign(gradient of the cross-entropy)`, clamped (Goodfellow, arXiv:1412.6572).
 
     With `target` the sign is reversed, towards that class. Arguments, result and errors are those of `pgd`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> images, labels = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+        >>> fgsm(model, images, labels, eps=0.1).shape
+        torch.Size([2, 1, 2, 2])
     """
     # One step of PGD's default size, 2.5 eps, ends at the edge of the interval: exactly at eps.
     return pgd(model, images, labels, eps=eps, steps=1, random_start=False, target=target, bounds=bounds, mode=mode)

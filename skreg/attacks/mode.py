@@ -12,6 +12,29 @@ from skreg._checks import check_choice, check_model
 
 Mode = Literal["eval", "train", "keep"]
 
+# Layers of PyTorch that compute the same in eval and in training mode.
+_MODELESS = (
+    nn.Sequential, nn.Identity, nn.Flatten, nn.Unflatten, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
+    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
+    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Sigmoid,
+    nn.Tanh, nn.LayerNorm, nn.GroupNorm,
+)  # fmt: skip
+
+
+def is_modeless(model: nn.Module) -> bool:
+    """Whether `model` surely computes the same in eval and in training mode, as nets without batch norm and dropout do.
+
+    That is told from the types of its modules: PyTorch's own without such a difference, and others that say so by an
+    attribute `modeless` (as `skreg.models.Normalize`). Hooks may do anything, so that a module with one is none.
+    """
+    check_model(model)
+    return all(
+        (type(module) in _MODELESS or getattr(module, "modeless", False) is True)
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        for module in model.modules()
+    )
+
 
 @contextmanager
 def attack_mode(model: nn.Module, mode: Mode = "eval") -> Iterator[None]:
@@ -29,6 +52,14 @@ def attack_mode(model: nn.Module, mode: Mode = "eval") -> Iterator[None]:
     Raises:
         TypeError: when `model` is not a module.
         ValueError: when `mode` is none of the three.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> with attack_mode(model):
+        ...     model.training, model.weight.requires_grad
+        (False, False)
+        >>> model.training, model.weight.requires_grad
+        (True, True)
     """
     check_model(model)
     check_choice("mode", mode, get_args(Mode))

@@ -17,6 +17,13 @@ class BatchPart:
 
     It draws for the whole batch and keeps the numbers of these images. So processes that share a batch, with
     generators in the same state, start its images where one process would, and move their generators on alike.
+
+    Example:
+        >>> images = torch.zeros(4, 1, 2, 2)
+        >>> whole = draw("uniform", images, torch.Generator().manual_seed(0))
+        >>> last = draw("uniform", images[3:], BatchPart(torch.Generator().manual_seed(0), start=3, batch=4))
+        >>> torch.equal(last, whole[3:])
+        True
     """
 
     generator: torch.Generator

@@ -1,8 +1,4 @@
-"""The benchmark of adversarial training: a step of skreg's losses beside plain loops as the papers give them.
-
-The rivals follow the published algorithms line by line: TRADES (arXiv:1901.08573) computes the clean output anew
-in every step of its attack, and both leave the parameters' gradients switched on in the attack.
-"""
+"""The benchmark of adversarial training: a step of skreg's losses beside the loops of `plain_training`."""
 
 from __future__ import annotations
 
@@ -12,22 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import skreg.models
 from skreg._checks import check_count, check_number
-from skreg.attacks import PGD, pgd
+from skreg.attacks import PGD
+from skreg.benchmark.plain_training import plain_attack, plain_start, plain_step
 from skreg.benchmark.timing import time_interleaved
 from skreg.data import DATASETS
 from skreg.losses import LOSSES
+from skreg.training.optimization import build_optimizer
 
 PLAIN = "plain"
-DEVIATION = 0.001  # of TRADES' start
+LOSS_NAMES = ("T", "A")
 NETS = {"two_conv": "fashion-mnist", "resnet18_cifar": "cifar10"}
 # Contender: (precision, channels_last, compiled).
 CONTENDERS: dict[str, tuple[torch.dtype, bool, bool]] = {
     "float32": (torch.float32, False, False),
+    "float32, compiled": (torch.float32, False, True),
     "float32, channels_last": (torch.float32, True, False),
     "float32, channels_last, compiled": (torch.float32, True, True),
     "bfloat16, channels_last": (torch.bfloat16, True, False),
@@ -35,7 +33,7 @@ CONTENDERS: dict[str, tuple[torch.dtype, bool, bool]] = {
 # What the largest difference between a pixel of ours and of the plain loop's may be, on the same random start.
 TOLERANCE = 1e-6
 
-_Step = Callable[[], None]
+_Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -64,42 +62,6 @@ class TrainingMeasurement:
     note: str
 
 
-def plain_attack(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    start: Tensor,
-    *,
-    loss: str,
-    eps: float,
-    step_size: float,
-    steps: int,
-) -> Tensor:
-    """The attack of TRADES (`loss` "T") or of Madry et al. ("A"), from `start`."""
-    adversarial = start.detach()
-    for _ in range(steps):
-        adversarial.requires_grad_()
-        if loss == "T":
-            value = F.kl_div(F.log_softmax(model(adversarial), dim=1), F.softmax(model(images), dim=1), reduction="sum")
-        else:
-            value = F.cross_entropy(model(adversarial), labels)
-        (gradient,) = torch.autograd.grad(value, [adversarial])
-        adversarial = adversarial.detach() + step_size * torch.sign(gradient.detach())
-        adversarial = torch.min(torch.max(adversarial, images - eps), images + eps)
-        adversarial = torch.clamp(adversarial, 0.0, 1.0)
-    return adversarial
-
-
-def plain_start(images: Tensor, loss: str, eps: float, generator: torch.Generator) -> Tensor:
-    """The random start that `skreg.attacks.pgd` draws from `generator`, for a comparison of what follows."""
-    low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
-    draw = torch.randn if loss == "T" else torch.rand
-    noise = draw(images.shape, generator=generator)
-    if loss == "T":
-        return images.add(noise, alpha=DEVIATION).clamp(low, high)
-    return images.addcmul(noise * 2 - 1, torch.tensor(eps)).clamp(low, high)
-
-
 def run_training(
     nets: Sequence[str] = tuple(NETS),
     *,
@@ -108,15 +70,16 @@ def run_training(
     attack_steps: int = 10,
     rounds: int = 10,
     seconds: float = 60.0,
+    losses: Sequence[str] = LOSS_NAMES,
     contenders: Sequence[str] = tuple(CONTENDERS),
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> list[TrainingMeasurement]:
-    """Measure a training step (T and A) of each contender and of the plain loop, in turn, on random images.
+    """Measure a training step (`losses`: T, A) of each contender and of the plain loop, in turn, on random images.
 
     Raises:
         AssertionError: float32 in the plain loop's memory format gives other adversarial images than it.
-        ValueError, TypeError: an option that is not a positive number, or a net that is not in `NETS`.
+        ValueError, TypeError: an option that is not a positive number, or a net, loss or contender that is not known.
     """
     for name, value in (("batch_size", batch_size), ("attack_steps", attack_steps), ("rounds", rounds)):
         check_count(name, value)
@@ -124,6 +87,9 @@ def run_training(
     for net in nets:
         if net not in NETS:
             raise ValueError(f"net: expected one of {', '.join(NETS)}; found {net!r}")
+    for loss in losses:
+        if loss not in LOSS_NAMES:
+            raise ValueError(f"loss: expected one of {', '.join(LOSS_NAMES)}; found {loss!r}")
     for contender in contenders:
         if contender not in CONTENDERS:
             raise ValueError(f"contender: expected one of {', '.join(CONTENDERS)}; found {contender!r}")
@@ -132,7 +98,7 @@ def run_training(
     try:
         measurements = []
         for net in nets:
-            for loss in ("T", "A"):
+            for loss in losses:
                 if progress is not None:
                     progress(f"training: {net}, {loss}, {threads} threads")
                 case = _Case(net, loss, batch_size, attack_steps, seed)
@@ -165,18 +131,14 @@ class _Case:
             )
         return model.to(memory_format=torch.channels_last) if channels_last else model
 
+    @property
+    def plain_options(self) -> dict[str, Any]:
+        attack = self.attack
+        return {"loss": self.loss, "eps": attack.eps, "step_size": attack.step_size, "steps": attack.steps}
+
     def plain_adversarial(self, model: nn.Module, generator: torch.Generator) -> Tensor:
         start = plain_start(self.images, self.loss, self.attack.eps, generator)
-        return plain_attack(
-            model,
-            self.images,
-            self.labels,
-            start,
-            loss=self.loss,
-            eps=self.attack.eps,
-            step_size=self.info.eps / 4,
-            steps=self.attack.steps,
-        )
+        return plain_attack(model, self.images, self.labels, start, **self.plain_options)
 
     def plain_step(self) -> _Step:
         model = self.model()
@@ -184,65 +146,40 @@ class _Case:
         generator = torch.Generator().manual_seed(self.seed)
 
         def step() -> None:
-            model.eval()
-            adversarial = self.plain_adversarial(model, generator)
-            model.train()
-            optimizer.zero_grad()
-            perturbed = model(adversarial)
-            if self.loss == "T":
-                clean = model(self.images)
-                divergence = F.kl_div(F.log_softmax(perturbed, dim=1), F.softmax(clean, dim=1), reduction="sum")
-                loss = F.cross_entropy(clean, self.labels) + divergence / len(self.images)
-            else:
-                loss = F.cross_entropy(perturbed, self.labels)
-            torch.autograd.backward(loss)
-            optimizer.step()
+            start = plain_start(self.images, self.loss, self.attack.eps, generator)
+            plain_step(model, optimizer, self.images, self.labels, start, **self.plain_options)
 
         return step
 
-    def our_step(self, precision: torch.dtype, channels_last: bool, compiled: bool) -> _Step:
+    def our_step(self, precision: torch.dtype, channels_last: bool, compiled: bool) -> Callable[[], Tensor]:
+        """A step of skreg's, which returns its adversarial images."""
         network = self.model(channels_last)
-        model = _compiled(network) if compiled else network
+        model: Any = torch.compile(network, dynamic=False) if compiled else network
         images = self.images.contiguous(memory_format=torch.channels_last) if channels_last else self.images
-        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+        optimizer = build_optimizer("adam", {}, 1e-3, network.parameters())
         generator = torch.Generator().manual_seed(self.seed)
 
-        def step() -> None:
+        def step() -> Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
                 output = LOSSES[self.loss](model, images, self.labels, attack=self.attack, generator=generator)
             optimizer.zero_grad()
             torch.autograd.backward(output.loss)
             optimizer.step()
+            assert output.adversarial is not None
+            return output.adversarial
 
         return step
 
-    def same_pixels(self, precision: torch.dtype, channels_last: bool) -> float:
-        """The share of adversarial pixels that equal the plain loop's, on the same net and random start."""
+    def same_pixels(self, found: Tensor) -> float:
+        """The share of the adversarial pixels of a contender's first step that equal those of the plain loop's."""
         expected = self.plain_adversarial(self.model().eval(), torch.Generator().manual_seed(self.seed))
-        images = self.images.contiguous(memory_format=torch.channels_last) if channels_last else self.images
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-            found = pgd(
-                self.model(channels_last),
-                images,
-                self.labels,
-                eps=self.attack.eps,
-                steps=self.attack.steps,
-                step_size=self.attack.step_size,
-                objective="kl" if self.loss == "T" else "cross_entropy",
-                generator=torch.Generator().manual_seed(self.seed),
-            )
         return ((found - expected).abs() <= TOLERANCE).double().mean().item()
-
-
-def _compiled(network: nn.Module) -> nn.Module:
-    torch.compiler.reset()
-    compiled: Any = torch.compile(network, dynamic=False)
-    return compiled  # type: ignore[no-any-return]
 
 
 def _measure(
     case: _Case, contenders: Sequence[str], threads: int, rounds: int, seconds: float
 ) -> list[TrainingMeasurement]:
+    torch.compiler.reset()  # what earlier cases compiled counts against a limit
     calls: dict[str, _Step] = {PLAIN: case.plain_step()}
     same, notes = {PLAIN: 1.0}, {}
     for name in contenders:
@@ -252,14 +189,14 @@ def _measure(
             continue
         step = case.our_step(precision, channels_last, compiled)
         try:
-            step()
+            first = step()
         except Exception as error:
             if not compiled:
                 raise
             # A missing compiler shows as one of many types.
             notes[name] = f"torch.compile failed: {type(error).__name__}"
             continue
-        same[name] = case.same_pixels(precision, channels_last)
+        same[name] = case.same_pixels(first)
         if name == "float32" and same[name] < 1:
             raise AssertionError(
                 f"{case.net}, {case.loss}: expected the plain loop's adversarial images to {TOLERANCE:g}, found "

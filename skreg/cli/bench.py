@@ -30,6 +30,7 @@ from skreg.benchmark import (
 from skreg.benchmark.attacks import IMAGES as ATTACK_IMAGES
 from skreg.benchmark.steps import NETS as STEP_NETS
 from skreg.benchmark.training import CONTENDERS as TRAINING_CONTENDERS
+from skreg.benchmark.training import LOSS_NAMES as TRAINING_LOSSES
 from skreg.benchmark.training import NETS as TRAINING_NETS
 from skreg.benchmark.training import TrainingMeasurement
 from skreg.cli.application import Json, command, print_json
@@ -50,6 +51,9 @@ def bench(
     attacks: Annotated[
         str, typer.Option(help="Attacks that the section attacks measures, separated by commas.")
     ] = ",".join(ATTACK_IMAGES),
+    losses: Annotated[
+        str, typer.Option(help="Losses that the section training measures, separated by commas.")
+    ] = ",".join(TRAINING_LOSSES),
     threads: Annotated[int | None, typer.Option(help="CPU threads; by default as many as torch takes.")] = None,
     rounds: Annotated[int, typer.Option(help="Samples a contender.")] = 30,
     seconds: Annotated[float, typer.Option(help="Most time for the rounds of one case.")] = 10.0,
@@ -94,7 +98,7 @@ def bench(
     if sections == ["training"]:
         _make_folders(csv)
         nets = list(TRAINING_NETS) if names == list(WEIGHT_SETS) else names
-        training_steps = _measure_training(nets, threads, compiled, sampling)
+        training_steps = _measure_training(nets, _split(losses), threads, compiled, sampling)
         _finish(training_steps, describe_machine(), csv, as_json, print_training)
         return
     cases = build_cases(sections or (), names, threads=threads, compiled=compiled)
@@ -121,7 +125,7 @@ def _make_folders(*paths: Path | None) -> None:
 
 
 def _measure_training(
-    nets: list[str], threads: int, compiled: bool, sampling: dict[str, Any]
+    nets: list[str], losses: list[str], threads: int, compiled: bool, sampling: dict[str, Any]
 ) -> list[TrainingMeasurement]:
     contenders = [name for name, (_, _, compile_) in TRAINING_CONTENDERS.items() if compiled or not compile_]
     measurements = []
@@ -132,6 +136,7 @@ def _measure_training(
                 threads=threads,
                 # A step of ResNet-18 on 128 images takes a minute on two cores.
                 batch_size=128 if net == "two_conv" else 2,
+                losses=losses,
                 contenders=contenders,
                 **sampling,
                 progress=status.update,

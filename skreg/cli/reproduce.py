@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.console import Console
 from skreg.cli.application import Json, command, parse_assignments, print_json, split_names
 from skreg.evaluation import as_dict, print_report
 from skreg.evaluation.attacks import check_attack
-from skreg.reproduction import GAMMAS, PAPER_VARIANTS, QUICK_RECIPES, RECIPES, STRENGTHS, Options, Recipe
+from skreg.reproduction import CHOSEN, GAMMAS, PAPER_VARIANTS, QUICK_RECIPES, RECIPES, STRENGTHS, Options, Recipe
 from skreg.reproduction import reproduce as run_stages
 from skreg.training import VARIANTS
 
@@ -44,9 +44,9 @@ def reproduce(
         list[str] | None,
         typer.Option(
             "--set",
-            metavar="KEY=VALUE",
-            help="Train all variants with this in place of the recipe's, such as epochs=5; keys are those of "
-            "config.json. May be repeated.",
+            metavar="[VARIANT.]KEY=VALUE",
+            help="Train all variants, or one, with this in place of the recipe's, such as epochs=5 or TR.strength=10; "
+            "keys are those of config.json. May be repeated.",
         ),
     ] = None,
     nproc: Annotated[int, typer.Option(help="Processes a training; more than one are started by torchrun.")] = 1,
@@ -71,7 +71,7 @@ def reproduce(
     variants = named if named is not None else PAPER_VARIANTS if paper else VARIANTS
     folder = output or Path("reproduction", data)
     try:
-        recipe = _recipe(data, quick, attacks, limit).with_training(parse_assignments("--set", assign))
+        recipe = _assigned(_recipe(data, quick, attacks, limit), assign, tune)
         options = Options(variants=variants, seeds=seeds, tune=tune, nproc=nproc, device=device, data_root=data_root)
     except (TypeError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
@@ -96,3 +96,17 @@ def _recipe(data: str, quick: bool, attacks: str | None, limit: int | None) -> R
     if recipe.test_images < 1:
         raise ValueError(f"--limit: expected at least 1, found {recipe.test_images}")
     return recipe
+
+
+def _assigned(recipe: Recipe, assign: list[str] | None, tune: bool) -> Recipe:
+    """The recipe with what `--set` says for all variants, then with what it says for single ones."""
+    shared: dict[str, Any] = {}
+    by_variant: dict[str, dict[str, Any]] = {}
+    for key, value in parse_assignments("--set", assign).items():
+        variant, point, option = key.rpartition(".")
+        if point and variant not in VARIANTS:
+            raise ValueError(f"--set {key}: expected one of {', '.join(VARIANTS)} before the point, found {variant!r}")
+        if tune and option in CHOSEN:
+            raise ValueError(f"--set {key}: --tune chooses {option}, so that it cannot be set; leave one of them out")
+        (by_variant.setdefault(variant, {}) if point else shared)[option] = value
+    return recipe.with_training(shared).with_variants(by_variant)

@@ -34,6 +34,13 @@ def batches(
 
     Raises:
         ValueError: wrong dtype, shape, device or batch size; a generator that is not on the CPU.
+
+    Example:
+        >>> images, labels = torch.full((5, 1, 2, 2), 255, dtype=torch.uint8), torch.arange(5)
+        >>> for some, their_labels in batches(images, labels, batch_size=3, shuffle=False):
+        ...     float(some.max()), their_labels.tolist()
+        (1.0, [0, 1, 2])
+        (1.0, [3, 4])
     """
     check_examples(images, labels)
     if batch_size < 1:
@@ -67,6 +74,12 @@ def split_validation(
 
     Raises:
         ValueError: wrong dtype, shape or device; a fraction that leaves one of the parts empty.
+
+    Example:
+        >>> images, labels = torch.zeros(8, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1] * 4)
+        >>> train, validation = split_validation(images, labels, fraction=0.25, seed=0)
+        >>> len(train[0]), sorted(validation[1].tolist())
+        (6, [0, 1])
     """
     check_examples(images, labels)
     if not 0 < fraction < 1:

@@ -17,6 +17,10 @@ class DatasetInfo:
         std: standard deviation of each channel over the training set, pixels in [0, 1].
         eps: linf bound of the perturbations used in training, pixels in [0, 1] before normalisation.
         net: name of the default net, one of `skreg.models.NETS`.
+
+    Example:
+        >>> DATASETS["fashion-mnist"].shape, DATASETS["fashion-mnist"].eps
+        ((1, 28, 28), 0.1)
     """
 
     name: str

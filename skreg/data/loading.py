@@ -48,6 +48,11 @@ def load(
         DatasetNotFoundError: a file is missing; says where it was looked for and how to get it.
         DatasetFormatError: a file is damaged or is not what it should be.
         MemoryError: the images do not fit this machine's memory (Restricted ImageNet).
+
+    Example:
+        >>> images, labels = load("four-shapes", "test", limit=8)
+        >>> images.shape, images.dtype, labels.shape
+        (torch.Size([8, 1, 28, 28]), torch.uint8, torch.Size([8]))
     """
     if name not in DATASETS:
         raise ValueError(f"name: expected one of {', '.join(DATASETS)}, found {name!r}")

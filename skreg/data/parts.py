@@ -22,6 +22,12 @@ class Part(NamedTuple):
         counted: how many of them count: N, or 0 where the batch has fewer images than there are processes. Then
             its first image stands in, because a process must take part in whatever the others do together.
         batch: images of the whole batch.
+
+    Example:
+        >>> images, labels = torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.arange(3)
+        >>> (part,) = parts(images, labels, torch.arange(3), batch_size=3, rank=1, ranks=2)
+        >>> part.start, part.counted, part.batch
+        (1, 2, 3)
     """
 
     images: Tensor
@@ -57,6 +63,12 @@ def parts(
 
     Raises:
         ValueError: wrong dtype, shape or device of images or labels, a batch size below 1.
+
+    Example:
+        >>> images, labels = torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.arange(6)
+        >>> order = torch.tensor([5, 4, 3, 2, 1, 0])
+        >>> [part.labels.tolist() for part in parts(images, labels, order, batch_size=4, rank=1, ranks=2)]
+        [[3, 2], [0]]
     """
     check_examples(images, labels)
     if batch_size < 1:

@@ -38,6 +38,13 @@ class TensorBoardProgress(Progress):
 
     Raises:
         ModuleNotFoundError: TensorBoard is missing; names the extra.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     progress = TensorBoardProgress(folder)
+        ...     progress.begin(epoch=0, epochs=1, steps=10)
+        ...     progress.end()
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:

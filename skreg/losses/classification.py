@@ -21,12 +21,22 @@ from torch import Tensor, nn
 
 from skreg._checks import check_classes, check_images, check_labels, check_logits, check_model, check_number
 from skreg.attacks.configs import PGD
+from skreg.attacks.mode import is_modeless
 from skreg.attacks.noise import Generator
 from skreg.attacks.objectives import Objective, kl_divergence, widen
 
 
 class LossOutput(NamedTuple):
-    """A loss, and what it was computed from, for the log."""
+    """A loss, and what it was computed from, for the log.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> images, labels = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+        >>> loss, logits, adversarial_images = vanilla(model, images, labels)
+        >>> adversarial_images is None
+        True
+    """
 
     loss: Tensor
     """Scalar with a graph, to call `backward` on."""
@@ -37,7 +47,13 @@ class LossOutput(NamedTuple):
 
 
 class Loss(Protocol):
-    """How every loss of this module can be called."""
+    """How every loss of this module can be called.
+
+    Example:
+        >>> loss: Loss = LOSSES["T"]
+        >>> loss is trades
+        True
+    """
 
     def __call__(
         self,
@@ -65,6 +81,15 @@ def vanilla(
     Raises:
         TypeError, ValueError: when the model, images, labels or logits are not as the module describes.
         FloatingPointError: when the logits are NaN (looked for on the CPU only: it would make CUDA wait).
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> images, labels = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+        >>> output = vanilla(model, images, labels)
+        >>> output.loss.backward()
+        >>> output.logits.shape
+        torch.Size([2, 3])
     """
     logits = _forward(model, images, labels)
     return LossOutput(_cross_entropy(logits, labels), logits.detach(), None)
@@ -89,10 +114,23 @@ def trades(
         TypeError, ValueError: as `vanilla`; when `attack` is no PGD or starts at the images, where the
             divergence has no gradient; when `gamma` is negative or not finite.
         FloatingPointError: as `vanilla`, and on any device when logits or gradients become NaN in the attack.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> images, labels = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+        >>> output = trades(model, images, labels, attack=PGD(eps=0.1, steps=2), gamma=6.0)
+        >>> output.loss.backward()
     """
     gamma = check_number("gamma", gamma)
-    adversarial_images = _attack(attack, "kl", model, images, labels, generator)
-    clean = _forward(model, images, labels)
+    # The attack needs the clean logits too, in its own mode: one forward pass serves both where modes do not differ.
+    # Elsewhere the attack comes first, because the pass in training mode moves batch norm's running statistics.
+    if is_modeless(model):
+        clean = _forward(model, images, labels)
+        adversarial_images = _attack(attack, "kl", model, images, labels, generator, clean_logits=clean.detach())
+    else:
+        adversarial_images = _attack(attack, "kl", model, images, labels, generator)
+        clean = _forward(model, images, labels)
     perturbed = _forward(model, adversarial_images, labels)
     loss = _cross_entropy(clean, labels) + gamma * _mean(kl_divergence(clean, perturbed))
     return LossOutput(loss, clean.detach(), adversarial_images)
@@ -114,6 +152,13 @@ def adversarial(
     Raises:
         TypeError, ValueError: as `vanilla`; when `attack` is no PGD.
         FloatingPointError: as `vanilla`, and on any device when logits or gradients become NaN in the attack.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> images, labels = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+        >>> output = adversarial(model, images, labels, attack=PGD(eps=0.1, steps=2))
+        >>> output.loss.backward()
     """
     adversarial_images = _attack(attack, "cross_entropy", model, images, labels, generator)
     perturbed = _forward(model, adversarial_images, labels)
@@ -139,6 +184,13 @@ def logit_pairing(
     Raises:
         TypeError, ValueError: as `vanilla`; when `attack` is no PGD; when `gamma` is negative or not finite.
         FloatingPointError: as `vanilla`, and on any device when logits or gradients become NaN in the attack.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> images, labels = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+        >>> output = logit_pairing(model, images, labels, attack=PGD(eps=0.1, steps=2), gamma=6.0)
+        >>> output.loss.backward()
     """
     gamma = check_number("gamma", gamma)
     adversarial_images = _attack(attack, "cross_entropy", model, images, labels, generator)
@@ -158,10 +210,12 @@ def _attack(
     images: Tensor,
     labels: Tensor,
     generator: Generator | None,
+    clean_logits: Tensor | None = None,
 ) -> Tensor:
     if not isinstance(attack, PGD):
         raise TypeError(f"attack must be a skreg.attacks.PGD, found {type(attack).__name__}")
-    return replace(attack, objective=objective)(model, images, labels, generator=generator)
+    attack = replace(attack, objective=objective)
+    return attack(model, images, labels, generator=generator, clean_logits=clean_logits)
 
 
 def _forward(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

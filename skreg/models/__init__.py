@@ -35,6 +35,11 @@ def build(
 
     Raises:
         ValueError: unknown name, or arguments with which this net cannot be built.
+
+    Example:
+        >>> net = build("two_conv", classes=3, shape=(1, 8, 8), mean=(0.5,), std=(0.25,))
+        >>> net.fc2
+        Linear(in_features=1024, out_features=3, bias=True)
     """
     if name not in NETS:
         raise ValueError(f"net: expected one of {', '.join(NETS)}, found {name!r}")

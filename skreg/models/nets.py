@@ -18,6 +18,12 @@ def two_conv(*, classes: int, shape: tuple[int, int, int], mean: Sequence[float]
 
     Raises:
         ValueError: height or width not a multiple of 4, or the arguments disagree.
+
+    Example:
+        >>> import torch
+        >>> net = two_conv(classes=3, shape=(1, 8, 8), mean=(0.5,), std=(0.25,))
+        >>> net(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 3])
     """
     normalize = _checked_normalize(classes, shape, mean, std)
     channels, height, width = shape
@@ -49,6 +55,11 @@ def resnet18_cifar(
     Raises:
         ValueError: the arguments disagree.
         ModuleNotFoundError: torchvision is not installed.
+
+    Example:
+        >>> net = resnet18_cifar(classes=10, shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
+        >>> net.resnet.conv1
+        Conv2d(3, 64, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)
     """
     normalize = _checked_normalize(classes, shape, mean, std)
     resnet = require("torchvision.models", "lab").resnet18(num_classes=classes)
@@ -65,6 +76,11 @@ def resnet50_restricted_imagenet(
     Raises:
         ValueError: the arguments disagree.
         ModuleNotFoundError: torchvision is not installed.
+
+    Example:
+        >>> net = resnet50_restricted_imagenet(classes=9, shape=(3, 224, 224), mean=(0.5,) * 3, std=(0.25,) * 3)
+        >>> net.resnet.fc
+        Linear(in_features=2048, out_features=9, bias=True)
     """
     normalize = _checked_normalize(classes, shape, mean, std)
     resnet = require("torchvision.models", "lab").resnet50(num_classes=classes)

@@ -13,10 +13,15 @@ class Normalize(nn.Module):
 
     Raises:
         ValueError: mean and std differ in length, or a std is not positive.
+
+    Example:
+        >>> Normalize(mean=(0.5,), std=(0.25,))(torch.ones(1, 1, 1, 1)).item()
+        2.0
     """
 
     mean: Tensor
     std: Tensor
+    modeless = True  # computes the same in eval and in training mode; see skreg.attacks.mode
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()

@@ -3,9 +3,10 @@
 from skreg.reproduction.folder import is_reproduction, load_runs
 from skreg.reproduction.pipeline import Options, reproduce
 from skreg.reproduction.recipes import PAPER_VARIANTS, QUICK_RECIPES, RECIPES, Recipe
-from skreg.reproduction.tuning import GAMMAS, STRENGTHS, tune
+from skreg.reproduction.tuning import CHOSEN, GAMMAS, STRENGTHS, tune
 
 __all__ = [
+    "CHOSEN",
     "GAMMAS",
     "PAPER_VARIANTS",
     "QUICK_RECIPES",

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from skreg._checks import check_choice
 from skreg.evaluation import ATTACKS
-from skreg.training import TrainConfig
+from skreg.training import VARIANTS, TrainConfig
 
 PAPER_VARIANTS = ("V", "VR", "T", "TR", "A", "AR", "L", "LR")  # the rows of Table 1
 
@@ -33,7 +34,8 @@ class Recipe:
         figures: names in `skreg.figures.FIGURES`; None for all but the slow ones that are drawn on request.
 
     Raises:
-        ValueError, TypeError: an option of training that does not exist, has a wrong value, or belongs to the run.
+        ValueError, TypeError: a variant or an option of training that does not exist, has a wrong value, or belongs to
+            the run.
     """
 
     data: str
@@ -50,8 +52,13 @@ class Recipe:
                     raise ValueError(
                         f"recipe: {name} belongs to the run, not to the recipe; it has an option of its own"
                     )
-        for variant in ("V", *self.variants):
-            self.config(variant)
+        self.config("V")
+        for variant in self.variants:
+            check_choice("recipe: variant", variant, VARIANTS)
+            try:
+                self.config(variant)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"recipe, {variant}: {error}") from error
 
     def config(self, variant: str, *, seed: int = 0, device: str = "auto", data_root: str | None = None) -> TrainConfig:
         """The configuration of one training run."""

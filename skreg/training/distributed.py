@@ -179,6 +179,12 @@ def scatter_states(model: nn.Module, optimizer: Optimizer, weights: dict[str, An
     """The inverse of `gather_states`, whatever the number of processes; each has the whole states."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_state_dict
 
+    # How the weights are updated is for this process to say: the saved ones may not have been sharded.
+    groups = [
+        {**saved, **{key: own[key] for key in ("fused", "foreach") if key in own}}
+        for saved, own in zip(numbered["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    numbered = {**numbered, "param_groups": groups}
     options = StateDictOptions(full_state_dict=True)
     if not numbered["state"]:
         set_model_state_dict(model, weights, options=options)

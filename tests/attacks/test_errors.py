@@ -33,6 +33,12 @@ Batch = Callable[..., tuple[Tensor, Tensor]]
         ({"images": torch.full((8, 2, 3, 3), -0.5)}, ValueError, r"from -0\.5 to -0\.5"),
         ({"images": torch.full((8, 2, 3, 3), float("nan"))}, ValueError, r"images hold NaN"),
         ({"images": torch.full((8, 2, 3, 3), float("inf"))}, ValueError, r"from inf to inf"),
+        ({"clean_logits": torch.zeros(8, 3)}, ValueError, r'clean_logits are for objective "kl" alone'),
+        (
+            {"clean_logits": torch.zeros(7, 3), "objective": "kl"},
+            ValueError,
+            r"clean_logits: expected \(8, K\), found \(7, 3\)",
+        ),
         ({"labels": [1]}, TypeError, r"labels must be a tensor, found list"),
         (
             {"labels": torch.zeros(8, dtype=torch.int32)},

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from skreg.benchmark import run_training
+from skreg.benchmark import plain_training, run_training
 from skreg.benchmark import training as module
 
 
@@ -17,7 +17,7 @@ def test_a_small_case_is_measured_and_equal_to_the_plain_loop():
 
 
 def test_another_result_than_the_plain_loops_stops_the_benchmark(monkeypatch):
-    monkeypatch.setattr(module, "DEVIATION", 0.01)
+    monkeypatch.setattr(plain_training, "DEVIATION", 0.01)
     with pytest.raises(AssertionError, match="two_conv, T: expected the plain loop's adversarial images"):
         run_training(
             ["two_conv"], threads=1, batch_size=4, attack_steps=3, rounds=1, seconds=0.1, contenders=["float32"]
@@ -42,5 +42,7 @@ def test_without_instructions_for_it_bfloat16_is_not_run(monkeypatch):
 def test_wrong_options_are_named():
     with pytest.raises(ValueError, match="net: expected one of two_conv"):
         run_training(["vgg"], threads=1)
+    with pytest.raises(ValueError, match="loss: expected one of T, A; found 'L'"):
+        run_training(losses=["L"], threads=1)
     with pytest.raises(ValueError, match="contender: expected one of float32"):
         run_training(contenders=["float16"], threads=1)

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from skreg.attacks import FGSM, PGD, pgd
 from skreg.losses import LOSSES, LossOutput, adversarial, logit_pairing, trades, vanilla
+from skreg.models import Normalize
 
 ATTACK = PGD(0.1, steps=3)
 
@@ -271,3 +272,45 @@ def test_nan_weights_are_named(name: str) -> None:
     nn.init.constant_(net[5].bias, float("nan"))
     with pytest.raises(FloatingPointError, match="the model returned NaN logits"):
         LOSSES[name](net, *make_batch(), attack=ATTACK)
+
+
+def make_modeless_net() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            Normalize([0.5, 0.5], [0.2, 0.3]), nn.Conv2d(2, 4, 2), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)
+        )
+
+
+def test_one_clean_pass_serves_attack_and_loss_where_modes_do_not_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = make_batch()
+    clean_passes: list[bool] = []
+    forward = nn.Sequential.forward
+
+    def count(net: nn.Sequential, input: Tensor) -> Tensor:
+        clean_passes.extend([net.training] * torch.equal(input, images))
+        return forward(net, input)
+
+    monkeypatch.setattr(nn.Sequential, "forward", count)
+    net = make_modeless_net()
+    once = trades(net, images, labels, attack=ATTACK, generator=seeded())
+    assert clean_passes == [True]
+    gradients = torch.autograd.grad(once.loss, list(net.parameters()))
+
+    # As it is done for nets that cannot be told to be modeless; a hook may do anything.
+    net.register_forward_hook(lambda module, inputs, output: None)
+    clean_passes.clear()
+    twice = trades(net, images, labels, attack=ATTACK, generator=seeded())
+    assert clean_passes == [False, True]
+    assert torch.equal(once.loss, twice.loss)
+    assert torch.equal(once.adversarial, twice.adversarial)
+    for one, other in zip(gradients, torch.autograd.grad(twice.loss, list(net.parameters())), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_batch_norms_statistics_move_after_the_attack() -> None:
+    """The attack in eval mode sees what the step found, not what its clean pass left."""
+    net, images, labels = make_net(), *make_batch()
+    expected = pgd(net, images, labels, eps=0.1, steps=3, objective="kl", generator=seeded())
+    found = trades(net.train(), images, labels, attack=ATTACK, generator=seeded()).adversarial
+    assert torch.equal(found, expected)

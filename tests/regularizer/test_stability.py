@@ -25,6 +25,10 @@ def test_the_eigenvalue_is_that_of_the_hessian(spatial: tuple[int, ...], connect
     assert largest_eigenvalue(spatial, connectivity) == pytest.approx(float(expected), abs=1e-12)
 
 
+def test_the_usual_neighbours_need_no_matrix() -> None:
+    assert largest_eigenvalue((10**5, 10**5)) == pytest.approx(8.0, abs=1e-8)  # its matrix would have 10^20 elements
+
+
 def roughest(spatial: tuple[int, int] = (3, 3)) -> Tensor:
     """The kernel of the largest eigenvalue, as the weight of a model of two channels."""
     axes = [torch.cos(torch.pi * (torch.arange(n) + 0.5) * (n - 1) / n).double() for n in spatial]
@@ -87,10 +91,14 @@ def test_exp_makes_the_bound_smaller() -> None:
         ({"exponentiate": "layer"}, math.exp(-scores.sum()) / 5),
         ({"exponentiate": "layer", "reduction": "mean"}, 6 * math.exp(-scores.mean()) / 5),
         ({"normalize": "divide"}, math.inf),
+        ({"exponentiate": None}, 1 / 5),
     ]:
         assert largest_stable_step(weight, PenaltyOptions(**options)) == pytest.approx(expected, rel=1e-12)
     assert largest_stable_step(weight[:0], PenaltyOptions()) == math.inf
-    assert largest_stable_step(weight[..., :1, :1], PenaltyOptions()) == math.inf
+    for normalize in ("subtract", None):
+        assert largest_stable_step(weight[..., :1, :1], PenaltyOptions(normalize=normalize)) == math.inf
+    half = weight.half()
+    assert largest_stable_step(half, PenaltyOptions()) == largest_stable_step(half.double(), PenaltyOptions())
 
 
 @pytest.mark.parametrize(
@@ -146,8 +154,8 @@ def test_limits_of_the_bound() -> None:
         assert step_factor(optimizer, optimizer.param_groups[0]) == expected
 
 
-def warned(steps: list[float]) -> list[str]:
-    names, weights = [f"conv{index}" for index in range(len(steps))], [torch.zeros(1, 1, 3, 3)] * len(steps)
+def warned(steps: list[float], kernel: float = 0.0) -> list[str]:
+    names, weights = [f"conv{index}" for index in range(len(steps))], [kernel * torch.eye(3)[None, None]] * len(steps)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warn_if_unstable(names, weights, steps, [1.0] * len(steps), PenaltyOptions())
@@ -162,3 +170,9 @@ def test_rounding_is_not_beyond_and_the_worst_may_come_first() -> None:
     (message,) = warned([0.1, 0.4])
     assert message.startswith("conv1: ")
     assert "other" not in message
+
+
+def test_where_exp_overflows_every_step_is_beyond() -> None:
+    (message,) = warned([0.1, 0.2], kernel=30.0)  # S = 8 * 900 - 3 * 900
+    assert message.startswith("conv0: lr * strength * coefficient = 0.1 is beyond 0, ")
+    assert "by inf or more, or set max_exponent" in message

@@ -39,3 +39,7 @@ def test_wrong_recipes_are_named():
         Recipe(data="mnist", training={"seed": 3})
     with pytest.raises(ValueError, match="gamma: expected a finite number"):
         Recipe(data="mnist", training={}, variants={"T": {"gamma": -1.0}})
+    with pytest.raises(ValueError, match="recipe, T: configuration: unknown option 'strenght'; did you mean"):
+        Recipe(data="mnist", training={}, variants={"T": {"strenght": 1.0}})
+    with pytest.raises(ValueError, match=r"recipe: variant must be one of 'V', 'VR'.*found 'X'"):
+        Recipe(data="mnist", training={}, variants={"X": {"strength": 1.0}})

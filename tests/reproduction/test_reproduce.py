@@ -167,12 +167,36 @@ def test_command(tmp_path):
     assert "Table 1: accuracy under attack, four-shapes" in result.stdout
 
 
+@pytest.mark.usefixtures("tiny_net")
+def test_command_sets_options_of_single_variants(tmp_path):
+    tiny = ["limit=40", "epochs=1", "net=tiny", "validation_attack_images=4"]
+    sets = ["TR.strength=10", "gamma=2", "T.gamma=0.5", *tiny]
+    options = ["--quick", "--only", "T,TR", "--limit", 1, "--attacks", "fgsm", "-o", tmp_path / "o"]
+    result = skreg("reproduce", "four-shapes", *options, *(f"--set={pair}" for pair in sets))
+    assert result.exit_code == 0, result.output
+    chosen = {name: load_run(tmp_path / "o" / "runs" / name).config for name in ("T", "TR")}
+    assert (chosen["T"].gamma, chosen["TR"].gamma) == (0.5, 2)
+    assert (chosen["T"].strength, chosen["TR"].strength) == (0.01, 10)
+    record = json.loads((tmp_path / "o" / "recipe.json").read_text())
+    assert record["training"]["gamma"] == 2
+    assert record["variants"] == {"TR": {"strength": 10}, "T": {"gamma": 0.5}}
+
+    result = skreg("reproduce", "four-shapes", *options, *(f"--set={pair}" for pair in [*sets, "TR.strength=1"]))
+    assert result.exit_code == 1
+    assert "variants.TR.strength (was 10, now 1)" in result.stderr
+
+
 def test_mistakes_come_before_the_work(tmp_path):
     for arguments, text in (
         (["imagenet"], "expected one of four-shapes, mnist"),
         (["mnist", "--only", "VX"], "variant must be one of 'V', 'VR'"),
         (["mnist", "--only", "V", "--paper"], "expected no --only beside it"),
         (["mnist", "--set", "epoch=3"], "unknown option 'epoch'; did you mean 'epochs'"),
+        (["mnist", "--set", "TR.epoch=3"], "recipe, TR: configuration: unknown option 'epoch'; did you mean 'epochs'"),
+        (["mnist", "--set", "TR.seed=3"], "seed belongs to the run"),
+        (["mnist", "--set", "T.strength=strong"], "recipe, T: strength"),
+        (["mnist", "--set", "TX.gamma=3"], "expected one of V, VR, VH, T, TR, TH, A, AR, AH, L, LR, LH before the"),
+        (["mnist", "--set", "TR.gamma=3", "--tune"], "--set TR.gamma: --tune chooses gamma"),
         (["mnist", "--seeds", "0"], "seeds must be at least 1"),
         (["mnist", "--attacks", "cw2"], "attack must be one of"),
     ):

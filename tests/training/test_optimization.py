@@ -60,3 +60,23 @@ def test_short_and_exact_names():
     assert isinstance(optimizer, torch.optim.SGD)
     assert optimizer.defaults["lr"] == 0.25
     assert optimizer.defaults["momentum"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_on_the_cpu_the_fused_form_is_taken_and_steps_alike(name: str) -> None:
+    weights = [nn.Parameter(torch.randn(40, 3, generator=torch.Generator().manual_seed(1))) for _ in range(2)]
+    optimizers = [
+        build_optimizer(name, options, 0.01, [weight])
+        for options, weight in zip(({}, {"fused": False}), weights, strict=True)
+    ]
+    assert [optimizer.defaults["fused"] for optimizer in optimizers] == [True, False]
+    for step in range(5):
+        for weight, optimizer in zip(weights, optimizers, strict=True):
+            weight.grad = torch.sin(weight.detach() * (step + 1))
+            optimizer.step()
+    torch.testing.assert_close(*weights, rtol=1e-6, atol=1e-6)
+
+
+def test_options_that_exclude_the_fused_form_are_taken() -> None:
+    for options in ({"foreach": True}, {"differentiable": True}):
+        assert not build_optimizer("sgd", options, 0.01, [nn.Parameter(torch.zeros(1))]).defaults["fused"]
