@@ -91,6 +91,11 @@ def parse_assignments(option: str, pairs: list[str] | None) -> dict[str, Any]:
     return values
 
 
+def split_names(text: str | None) -> list[str] | None:
+    """The names in "a, b"; None where the option was not given."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"skreg {__version__}")

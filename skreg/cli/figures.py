@@ -8,25 +8,28 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from skreg import training
-from skreg.cli.application import command
-from skreg.figures import draw, save
-from skreg.figures.gallery import FIGURES, ON_REQUEST, SLOW
+from skreg.cli.application import command, split_names
+from skreg.figures import describe_estimate, draw, estimate_seconds, save
+from skreg.figures.gallery import FIGURES, ON_REQUEST
+from skreg.reproduction import load_runs
 from skreg.training.checkpoint import write_file
 
 FORMATS = ("png", "pdf", "svg")
 NUMBERS_FOLDER = "numbers"
+PLAIN: dict[str, bool] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
 @command
 def figures(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders made by `skreg train`.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of `skreg train` or `skreg reproduce`.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures; it is made.")],
     only: Annotated[
         str | None,
         typer.Option(
-            help=f"Figures, separated by commas: {', '.join(FIGURES)}. By default all but {', '.join(ON_REQUEST)} "
-            f"and, with --quick, {', '.join(SLOW)}."
+            help=f"Figures, separated by commas: {', '.join(FIGURES)}; or default, which is all but "
+            f"{', '.join(ON_REQUEST)}; or all."
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer images and steps.")] = False,
@@ -49,12 +52,15 @@ def figures(
     if dpi < 1:
         raise typer.BadParameter(f"--dpi: expected at least 1, found {dpi}")
     with Console(stderr=True).status("") as status:
+        loaded, names, where = load_runs(runs), split_names(only), None if device == "auto" else device
+        seconds = estimate_seconds(loaded, only=names, quick=quick, device=where, data_root=data_root)
+        status.console.print(f"{describe_estimate(seconds)}, less what {output / NUMBERS_FOLDER} keeps", **PLAIN)
         drawings = draw(
-            [training.load_run(path) for path in runs],
-            only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
+            loaded,
+            only=names,
             seed=seed,
             quick=quick,
-            device=None if device == "auto" else device,
+            device=where,
             data_root=data_root,
             numbers=output / NUMBERS_FOLDER,
             progress=status.update,
@@ -66,4 +72,4 @@ def figures(
             save(drawing.figure, file, dpi=dpi)
             page.append(f"## {drawing.title}\n\n![{drawing.alt}]({file.name})\n\n{drawing.caption}\n")
             write_file(output / "figures.md", "\n".join(page).encode())  # each time: the next may be interrupted
-            status.console.print(str(file), highlight=False, markup=False, soft_wrap=True)
+            status.console.print(str(file), **PLAIN)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from skreg.cli.application import Json, command, parse_assignments, print_json
+from skreg.cli.application import Json, command, parse_assignments, print_json, split_names
 from skreg.evaluation import as_dict, print_report
 from skreg.evaluation.attacks import check_attack
 from skreg.reproduction import CHOSEN, GAMMAS, PAPER_VARIANTS, QUICK_RECIPES, RECIPES, STRENGTHS, Options, Recipe
@@ -67,7 +67,8 @@ def reproduce(
         raise typer.BadParameter(f"DATASET: expected one of {', '.join(RECIPES)}, found {data!r}")
     if paper and only is not None:
         raise typer.BadParameter("--paper: expected no --only beside it; it stands for eight variants")
-    variants = _split(only) if only is not None else PAPER_VARIANTS if paper else VARIANTS
+    named = split_names(only)
+    variants = named if named is not None else PAPER_VARIANTS if paper else VARIANTS
     folder = output or Path("reproduction", data)
     try:
         recipe = _assigned(_recipe(data, quick, attacks, limit), assign, tune)
@@ -85,8 +86,9 @@ def reproduce(
 
 def _recipe(data: str, quick: bool, attacks: str | None, limit: int | None) -> Recipe:
     recipe = (QUICK_RECIPES if quick else RECIPES)[data]
-    if attacks is not None:
-        recipe = dataclasses.replace(recipe, attacks=tuple(_split(attacks)))
+    named = split_names(attacks)
+    if named is not None:
+        recipe = dataclasses.replace(recipe, attacks=tuple(named))
     if limit is not None:
         recipe = dataclasses.replace(recipe, test_images=limit)
     for attack in recipe.attacks:
@@ -108,7 +110,3 @@ def _assigned(recipe: Recipe, assign: list[str] | None, tune: bool) -> Recipe:
             raise ValueError(f"--set {key}: --tune chooses {option}, so that it cannot be set; leave one of them out")
         (by_variant.setdefault(variant, {}) if point else shared)[option] = value
     return recipe.with_training(shared).with_variants(by_variant)
-
-
-def _split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]

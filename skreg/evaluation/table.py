@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,9 +86,8 @@ def print_report(evaluations: Sequence[Evaluation], console: Console) -> None:
         shown = rich_table(title=table.title, title_justify="left", caption=table.note, caption_justify="left")
         for index, column in enumerate(table.columns):
             shown.add_column(text(column), justify="left" if index == 0 else "right")
-        for i, row in enumerate(table.rows):
-            cells = [_starred(cell) if (i, j) in table.best else cell for j, cell in enumerate(row)]
-            shown.add_row(*(text(cell, style="bold" if (i, j) in table.best else "") for j, cell in enumerate(cells)))
+        for row in _marked_rows(table):
+            shown.add_row(*(text(_marked(cell, "*"), style="bold") if best else text(cell) for cell, best in row))
         console.print(shown)
         for warning in table.warnings:
             console.print(text(f"warning: {warning}", style="yellow"))
@@ -97,9 +96,16 @@ def print_report(evaluations: Sequence[Evaluation], console: Console) -> None:
         console.print(text(PASSED))
 
 
-def _starred(cell: str) -> str:
+def _marked_rows(table: Table) -> Iterator[list[tuple[str, bool]]]:
+    """The rows, each cell with whether it is to be marked."""
+    for i, row in enumerate(table.rows):
+        yield [(cell, (i, j) in table.best) for j, cell in enumerate(row)]
+
+
+def _marked(cell: str, before: str, after: str = "") -> str:
+    """The cell with marks around its first line."""
     first, *rest = cell.split("\n")
-    return "\n".join([f"*{first}", *rest])
+    return "\n".join([f"{before}{first}{after}", *rest])
 
 
 def to_markdown(evaluations: Sequence[Evaluation]) -> str:
@@ -114,18 +120,15 @@ def markdown_table(table: Table) -> str:
     """A heading, the table, its note and its warnings in Markdown."""
     lines = [f"### {table.title}", "", _markdown_row(table.columns)]
     lines.append("|:---" + "|---:" * (len(table.columns) - 1) + "|")
-    for i, row in enumerate(table.rows):
-        lines.append(_markdown_row([_bold(cell) if (i, j) in table.best else cell for j, cell in enumerate(row)]))
+    lines += [
+        _markdown_row([_marked(cell, "**", "**") if best else cell for cell, best in row])
+        for row in _marked_rows(table)
+    ]
     if table.note:
         lines += ["", table.note]
     if table.warnings:
         lines += ["", *(f"- warning: {warning}" for warning in table.warnings)]
     return "\n".join(lines)
-
-
-def _bold(cell: str) -> str:
-    first, *rest = cell.split("\n")
-    return "\n".join([f"**{first}**", *rest])
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from skreg.figures.activation import activation_grid, maximize_activation
 from skreg.figures.curves import accuracy_curves
 from skreg.figures.deceptive import deceive, deceptive_grid, most_deceptive
 from skreg.figures.drawing import Drawing
+from skreg.figures.estimate import describe_estimate, estimate_seconds
 from skreg.figures.fourier import fourier_maps
 from skreg.figures.gallery import FIGURES, draw
 from skreg.figures.kernels import kernels
@@ -23,7 +24,9 @@ __all__ = [
     "activation_grid",
     "deceive",
     "deceptive_grid",
+    "describe_estimate",
     "draw",
+    "estimate_seconds",
     "fourier_maps",
     "kernels",
     "layer_curves",

@@ -109,7 +109,7 @@ def maximize_activation(
 def activation_grid(
     start: Tensor, maximized: Mapping[str, Tensor], confidences: Mapping[str, Tensor], classes: Sequence[str]
 ) -> Figure:
-    """Draw a row a class: the noise (I), then each model's image, with its confidence in the class below.
+    """Draw a row a class: the noise, then each model's image, with its confidence in the class below.
 
     Args:
         start: K C H W.
@@ -119,11 +119,11 @@ def activation_grid(
     """
     rows = []
     for index in range(len(classes)):
-        cells = [Cell(start[index], "noise", framed=True)]
+        cells = [Cell(start[index], framed=True)]
         for name, images in maximized.items():
             cells.append(Cell(images[index], f"{float(confidences[name][index]):.0%}"))
         rows.append(cells)
-    return image_grid(rows, classes, ["I", *maximized], apart=True)
+    return image_grid(rows, classes, ["noise", *maximized], apart=True)
 
 
 def draw_activation(lineup: Lineup, setting: str) -> Iterator[Drawing]:
@@ -158,8 +158,8 @@ def draw_activation(lineup: Lineup, setting: str) -> Iterator[Drawing]:
         name=f"activation-{setting}",
         title=f"What the models take for each class, {'fast' if setting == 'fast' else 'steps as in the paper'}",
         caption=f"Activation maximisation: the logit of each class (rows) of {lineup.info.name} is climbed from the "
-        f"same Gaussian noise I (mean {MEAN}, deviation {DEVIATION}, seed {lineup.seed}), {how}, projected to [0, 1]; "
-        "no prior of smoothness. Below each image, the model's confidence in the class. Black 0, white 1. Best "
+        f"same Gaussian noise (framed; mean {MEAN}, deviation {DEVIATION}, seed {lineup.seed}), {how}, projected to "
+        "[0, 1]; no prior of smoothness. Below each image, the model's confidence in the class. Black 0, white 1. Best "
         "weights of each run.",
         alt=f"A row for each of the classes {', '.join(classes)}: noise, then the image that each of "
         f"{', '.join(maximized)} prefers for the class.",

@@ -11,7 +11,7 @@ import torch
 from skreg.evaluation import ATTACKS, NORMS, Curve, RunResults, read_results
 from skreg.figures.drawing import Drawing
 from skreg.figures.lines import by_variant, panels, style
-from skreg.figures.lineup import Lineup
+from skreg.figures.lineup import Lineup, check_runs
 from skreg.training import Run, RunError
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def accuracy_curves(
         ValueError: no runs, or no such norm.
         RunError: two runs were attacked on different images.
     """
-    if not runs:
-        raise ValueError("runs: expected at least one, found none")
+    check_runs(runs)
     attacks = _attacks(results)
     figure, axes = panels((attack.replace("_", " ") for attack in attacks), runs, across=_ACROSS)
     remarks = []

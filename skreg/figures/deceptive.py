@@ -106,7 +106,7 @@ def deceptive_grid(
     """
     rows: list[list[Cell]] = []
     for index in chosen.tolist():
-        cells = [Cell(images[index], "original", framed=True)]
+        cells = [Cell(images[index], framed=True)]
         for each in deceptions.values():
             seen = classes[int(each.prediction[index])]
             found = bool(each.found[index])
@@ -114,7 +114,7 @@ def deceptive_grid(
             text = f"{seen}\n{float(each.confidence[index]):.0%}" if found else "wrong\nanyway" if wrong else "failed\n"
             cells.append(Cell(each.adversarial[index], text, failed=not found))
         rows.append(cells)
-    return image_grid(rows, classes, ["O", *deceptions], apart=True)
+    return image_grid(rows, classes, ["original", *deceptions], apart=True)
 
 
 def draw_deceptive(lineup: Lineup, attack: str) -> Iterator[Drawing]:
@@ -145,7 +145,7 @@ def draw_deceptive(lineup: Lineup, attack: str) -> Iterator[Drawing]:
         caption=f"For each class the image, among the first {count} of {lineup.info.name}'s test images of that "
         "class (in the fixed permutation of skreg.data.load), whose adversarial images are taken for another class "
         "with the highest confidence on average over the models "
-        f"({min(confidence.tolist()):.0%} to {max(confidence.tolist()):.0%}). O is the original; below each image, "
+        f"({min(confidence.tolist()):.0%} to {max(confidence.tolist()):.0%}). Framed: the original. Below each image, "
         f"the model's prediction and its confidence. {_NAMES[attack]} as in the paper's Table 1: the search for the "
         f"smallest perturbation (preset paper), any eps, seed {lineup.seed}. {missing} of "
         f"{len(chosen) * len(deceptions)} are faded and crossed out: the search failed, or the model misclassifies "

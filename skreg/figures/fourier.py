@@ -22,6 +22,7 @@ IMAGES, QUICK_IMAGES = 300, 50
 REPORT_EVERY = 50
 
 _PANEL = 1.75  # inches
+_TICKS = (-0.4, 0, 0.4)  # cycles a pixel
 
 
 def fourier_maps(errors: Mapping[str, Tensor]) -> Figure:
@@ -59,8 +60,8 @@ def fourier_maps(errors: Mapping[str, Tensor]) -> Figure:
                 interpolation="nearest",
             )
             axes.set_title(f"{name}: mean {float(errors[name].mean()):.0%}", size=10)
-            axes.set_xticks(_ticks(left) if row == len(names) - 1 else [])
-            axes.set_yticks(_ticks(top) if column == 0 else [])
+            axes.set_xticks(_TICKS if row == len(names) - 1 else [])
+            axes.set_yticks(_TICKS if column == 0 else [])
             axes.tick_params(labelsize=8)
     figure.colorbar(shown, ax=figure.axes, label="error rate", fraction=0.05, pad=0.02)
     figure.supxlabel("horizontal frequency, cycles a pixel", size=10)
@@ -72,10 +73,6 @@ def _edges(side: int) -> tuple[float, float]:
     """The outer edges of the first and the last frequency, in cycles a pixel."""
     first = -(side // 2) - 0.5
     return first / side, first / side + 1
-
-
-def _ticks(edge: float) -> list[float]:
-    return [round(0.8 * tick, 2) for tick in (edge, 0, -edge)]
 
 
 def draw_fourier(lineup: Lineup) -> Iterator[Drawing]:

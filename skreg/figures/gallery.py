@@ -21,7 +21,7 @@ from skreg.figures.targeted import draw_targeted
 from skreg.figures.training import draw_training
 from skreg.training import Run
 
-__all__ = ["FIGURES", "ON_REQUEST", "Drawing", "draw"]
+__all__ = ["FIGURES", "GROUPS", "ON_REQUEST", "Drawing", "draw"]
 
 # A function yields one drawing or, as the targeted ones, one a model.
 FIGURES: dict[str, Callable[[Lineup], Iterable[Drawing]]] = {
@@ -40,10 +40,10 @@ FIGURES: dict[str, Callable[[Lineup], Iterable[Drawing]]] = {
     "targeted-cw": functools.partial(draw_targeted, attack="cw"),
 }
 
-# Drawn only when they are named: a page a model each, after minutes (C&W) or of little worth (FGSM, one step).
-ON_REQUEST = ("targeted-fgsm", "targeted-cw")
-SLOW = ("activation-paper",)  # left out of what is quick, unless it is named
+# Drawn only when they are named: minutes a model on a CPU or, FGSM, of little worth (one step).
+ON_REQUEST = ("fourier", "activation-paper", "targeted-fgsm", "targeted-cw")
 OF_EVALUATIONS = ("curves",)  # left out where a run was not evaluated, unless they are named
+GROUPS = {"default": tuple(name for name in FIGURES if name not in ON_REQUEST), "all": tuple(FIGURES)}
 
 
 def draw(
@@ -64,8 +64,8 @@ def draw(
     Args:
         runs: of one data set, in any order; they are drawn in the order V VR VH T TR TH A AR AH L LR LH, with the
             weights of their best epochs.
-        only: names in `FIGURES`; None for all but those `ON_REQUEST`, the `SLOW` ones if `quick`, and those
-            `OF_EVALUATIONS` unless all runs were evaluated.
+        only: names in `FIGURES`, or "default" (also None: all but those `ON_REQUEST`) and "all". Those
+            `OF_EVALUATIONS` are left out unless all runs were evaluated or they are named themselves.
         seed: of everything random: the noise that activation maximisation starts from, and the attacks.
         quick: fewer images and steps; the captions say how many.
         device: where to compute; None for a GPU where there is one.
@@ -78,29 +78,34 @@ def draw(
         ValueError: no runs, runs of several data sets, or an unknown figure.
         RunError: a run has no weights, or damaged ones.
     """
-    names = figure_names(only, quick)
+    names = evaluated_names(figure_names(only), runs, only)
     lineup = line_up(
         runs, seed=seed, quick=quick, device=device, data_root=data_root, numbers=numbers, progress=progress
     )
-    if only is None and not all(has_results(run) for run in runs):
-        names = [name for name in names if name not in OF_EVALUATIONS]
     return _draw(lineup, names)
 
 
-def figure_names(only: Collection[str] | None, quick: bool) -> list[str]:
-    """The figures to draw, in the order of `FIGURES`: those in `only` or, where it is None, what is drawn by default.
+def figure_names(only: Collection[str] | None) -> list[str]:
+    """The figures to draw, in the order of `FIGURES`: those that `only` names, by itself or as a group.
 
     Raises:
         TypeError, ValueError: a string, no names, or unknown ones.
     """
     if isinstance(only, str):
         raise TypeError(f"only: expected a collection of names, found the string {only!r}")
-    unknown = [] if only is None else [name for name in only if name not in FIGURES]
-    if unknown or (only is not None and not only):
+    wanted = ["default"] if only is None else list(only)
+    unknown = [name for name in wanted if name not in FIGURES and name not in GROUPS]
+    if unknown or not wanted:
         found = ", ".join(map(repr, unknown)) or "none"
-        raise ValueError(f"only: expected names among {', '.join(FIGURES)}, found {found}")
-    left_out = ON_REQUEST + SLOW * quick
-    return [name for name in FIGURES if (name not in left_out if only is None else name in only)]
+        raise ValueError(f"only: expected names among {', '.join([*FIGURES, *GROUPS])}, found {found}")
+    chosen = {each for name in wanted for each in GROUPS.get(name, (name,))}
+    return [name for name in FIGURES if name in chosen]
+
+
+def evaluated_names(names: Sequence[str], runs: Sequence[Run], only: Collection[str] | None) -> list[str]:
+    """`names` without those that need evaluations, if some run has none, unless `only` says the name itself."""
+    evaluated = all(has_results(run) for run in runs)
+    return [name for name in names if evaluated or name not in OF_EVALUATIONS or name in (only or ())]
 
 
 def _draw(lineup: Lineup, names: Sequence[str]) -> Iterator[Drawing]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,8 +89,7 @@ def line_up(
     Raises:
         ValueError: no runs, the same folder twice, or runs of several data sets; says which run is of which.
     """
-    if not runs:
-        raise ValueError("runs: expected at least one, found none")
+    check_runs(runs)
     folders = [Path(run.path).resolve() for run in runs]
     twice = sorted({str(folder) for folder in folders if folders.count(folder) > 1})
     if twice:
@@ -112,6 +111,16 @@ def line_up(
         numbers=None if numbers is None else Path(numbers),
         told=progress or (lambda step: None),
     )
+
+
+def check_runs(runs: Collection[object]) -> None:
+    """Refuse an empty collection of runs, which would make an empty picture.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not runs:
+        raise ValueError("runs: expected at least one, found none")
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

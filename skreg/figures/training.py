@@ -9,7 +9,7 @@ from skreg._checks import check_choice
 from skreg._extras import require
 from skreg.figures.drawing import Drawing
 from skreg.figures.lines import panels, style
-from skreg.figures.lineup import Lineup
+from skreg.figures.lineup import Lineup, check_runs
 from skreg.training import Run, RunError
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ def best_record(run: Run) -> dict[str, Any]:
 
 
 def _check(runs: Mapping[str, Run]) -> None:
-    if not runs:
-        raise ValueError("runs: expected at least one, found none")
+    check_runs(runs)
     for run in runs.values():
         for number, record in enumerate(run.log, start=1):
             missing = [key for key in (*MEASURES, "epoch", "score", "layers") if key not in record]

@@ -17,7 +17,7 @@ from skreg._installation import git_commit, versions
 from skreg.evaluation import Table, build_tables, has_results, is_evaluated, list_warnings, read_evaluation
 from skreg.figures import Drawing, draw
 from skreg.figures.gallery import OF_EVALUATIONS, figure_names
-from skreg.figures.lineup import line_up
+from skreg.figures.lineup import check_runs, line_up
 from skreg.report.setup import describe_setup
 from skreg.training import Run, RunError
 
@@ -80,15 +80,12 @@ def build_report(
             different attacks.
         RunError: a run has no finished epoch, damaged files, or an evaluation of other weights.
     """
-    if not runs:
-        raise ValueError("runs: expected at least one, found none")
-    names = figure_names(only, quick)
+    check_runs(runs)
+    names = figure_names(only)
     for run in runs:
         if not run.log:
             raise RunError(f"{run.path} has no finished epoch: train on with --resume, or leave it out")
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.config.data, []).append(run)
+    groups = group_by_data(runs)
     # All tables first, because drawing takes minutes and a wrong evaluation should be known before.
     sections = [_describe(data, group) for data, group in groups.items()]
     draw_some = partial(
@@ -99,6 +96,14 @@ def build_report(
         for section, group in zip(sections, groups.values(), strict=True)
     ]
     return Report(title or f"Smooth kernels on {' and '.join(groups)}", tuple(drawn), _describe_report(seed, quick))
+
+
+def group_by_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each data set, in the order in which they come."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.config.data, []).append(run)
+    return groups
 
 
 def _draw_group(

@@ -37,6 +37,8 @@ def to_pdf(report: Report) -> bytes:
                 finally:
                     for each in added:
                         each.remove()
+                    for legend in drawing.figure.legends:
+                        legend.set_bbox_to_anchor(None)
         for section in report.sections:
             for table in section.setup:
                 pages.savefig(_text_page(f"{section.data}\n\n{table_text(table)}"))
@@ -46,8 +48,12 @@ def to_pdf(report: Report) -> bytes:
 
 
 def _front(report: Report) -> Iterator[str]:
-    """The tables of each data set, and their checks."""
-    yield report.title
+    """Title and contents; the tables of each data set, and their checks."""
+    contents = [
+        "\n".join([section.data, *(f"  {each.title}" for each in (*section.tables, *section.drawings))])
+        for section in report.sections
+    ]
+    yield "\n\n".join([report.title, *contents])
     for section in report.sections:
         for table in section.tables:
             yield f"{section.data}\n\n{table_text(table)}"
@@ -74,5 +80,7 @@ def _add_words(drawing: Drawing) -> tuple[list[Artist], float, float]:
     caption = textwrap.wrap(drawing.caption, max(20, int((width - 0.4) / _CHARACTER)))
     options: dict[str, Any] = {"parse_math": False, "va": "top", "size": _SIZE}
     title = figure.text(0.2 / width, 1 + 0.35 / height, drawing.title, **options, weight="bold")
+    for legend in figure.legends:  # below the panels, and not at the edge of the page, where the caption is
+        legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
     words = figure.text(0.2 / width, -0.1 / height, "\n".join(caption), **options, linespacing=1.3)
     return [title, words], 0.5, 0.3 + len(caption) * _LINE

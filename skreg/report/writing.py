@@ -14,7 +14,9 @@ from skreg.report.text import to_markdown
 from skreg.training import RunError
 from skreg.training.checkpoint import write_file
 
-FORMATS = ("html", "pdf", "png")
+FORMATS = ("html", "pdf", "png", "all")
+FOLDERS = ("png", "all")  # the formats that make a folder
+PICTURES_FOLDER = "figures"
 _ENDINGS = {".html": "html", ".htm": "html", ".pdf": "pdf", "": "png"}
 
 
@@ -22,7 +24,7 @@ def check_output(path: str | os.PathLike[str], kind: str | None = None) -> str:
     """The format of a report at `path`, once it is known that it can be written; its folder is made.
 
     Args:
-        path: where the report will be: a file or, for "png", a folder.
+        path: where the report will be: a file or, for "png" and "all", a folder.
         kind: one of `FORMATS`; None for what the name says: .html, .pdf, or a folder where it has no ending.
 
     Raises:
@@ -35,11 +37,11 @@ def check_output(path: str | os.PathLike[str], kind: str | None = None) -> str:
     kind = kind or _ENDINGS[path.suffix.lower()]
     if kind not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, found {kind!r}")
-    if kind == "png" and path.exists() and not path.is_dir():
-        raise RunError(f"{path} is a file, and format png makes a folder; choose another name")
-    if kind != "png" and path.is_dir():
+    if kind in FOLDERS and path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file, and format {kind} makes a folder; choose another name")
+    if kind not in FOLDERS and path.is_dir():
         raise RunError(f"{path} is a folder; give the name of a file in it")
-    folder = path if kind == "png" else path.parent
+    folder = path if kind in FOLDERS else path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -51,6 +53,8 @@ def check_output(path: str | os.PathLike[str], kind: str | None = None) -> str:
 
 def write_report(report: Report, path: str | os.PathLike[str], kind: str | None = None) -> None:
     """Write `report` as one page (html), as a PDF, or as a folder of pictures with a report.md (png).
+
+    "all" makes a folder with report.html, report.pdf and the pictures in figures/.
 
     Args:
         report: what to write.
@@ -64,6 +68,9 @@ def write_report(report: Report, path: str | os.PathLike[str], kind: str | None 
         write_file(path, to_html(report).encode())
     elif kind == "pdf":
         write_file(path, to_pdf(report))
+    elif kind == "all":
+        for name in ("report.html", "report.pdf", PICTURES_FOLDER):
+            write_report(report, path / name)
     else:
         _write_folder(report, path)
 

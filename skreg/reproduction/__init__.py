@@ -1,5 +1,6 @@
 """The paper's experiments from data to report: recipes, tuning, training, evaluation, in stages that can be resumed."""
 
+from skreg.reproduction.folder import is_reproduction, load_runs
 from skreg.reproduction.pipeline import Options, reproduce
 from skreg.reproduction.recipes import PAPER_VARIANTS, QUICK_RECIPES, RECIPES, Recipe
 from skreg.reproduction.tuning import CHOSEN, GAMMAS, STRENGTHS, tune
@@ -13,6 +14,8 @@ __all__ = [
     "STRENGTHS",
     "Options",
     "Recipe",
+    "is_reproduction",
+    "load_runs",
     "reproduce",
     "tune",
 ]

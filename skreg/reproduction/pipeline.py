@@ -15,17 +15,12 @@ from skreg._checks import check_choice, check_count
 from skreg.data import load
 from skreg.evaluation import Evaluation, evaluate_runs
 from skreg.evaluation.results import write_json
+from skreg.reproduction.folder import RECIPE_FILE, REPORT_FOLDER, RUNS_FOLDER, TUNING_FILE, TUNING_FOLDER
 from skreg.reproduction.launch import train_run
 from skreg.reproduction.recipes import Recipe
 from skreg.reproduction.report import write_report
 from skreg.reproduction.tuning import tune
 from skreg.training import VARIANTS, ConsoleProgress, Run, RunError, Terminated, TrainConfig
-
-RECIPE_FILE = "recipe.json"
-TUNING_FILE = "tuning.json"
-RUNS_FOLDER = "runs"
-TUNING_FOLDER = "tuning"
-REPORT_FOLDER = "report"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ def write_report(
     evaluations: Sequence[Evaluation],
     told: Callable[[str], None] = lambda step: None,
 ) -> None:
-    """Write the results, tables, seeds.md where there are several seeds, and the pages and pictures of the first seed.
+    """Write the results, tables, seeds.md where there are several seeds; page, PDF and pictures of the first seed.
 
     Raises:
         RunError: a file cannot be written.
@@ -35,8 +35,7 @@ def write_report(
     told("figures")
     first = [run for run in runs.values() if run.config.seed == 0]
     page = build_report(first, only=recipe.figures, numbers=folder / "numbers", progress=told)
-    write_page(page, folder / "report.html")
-    write_page(page, folder / "figures")
+    write_page(page, folder, "all")
 
 
 def seeds_table(runs: Mapping[str, Run], evaluations: Sequence[Evaluation]) -> Table:

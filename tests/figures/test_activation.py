@@ -117,7 +117,7 @@ def test_picture_shows_noise_then_the_images_with_confidences():
     for row in range(2):
         for column, expected in enumerate((start, images["V"], images["VR"])):
             np.testing.assert_array_equal(np.asarray(axes[row, column].images[0].get_array()), expected[row, 0])
-    assert [[each.get_xlabel() for each in row] for row in axes] == [["noise", "25%", "50%"], ["noise", "100%", "0%"]]
+    assert [[each.get_xlabel() for each in row] for row in axes] == [["", "25%", "50%"], ["", "100%", "0%"]]
 
 
 def test_errors():

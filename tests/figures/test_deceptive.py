@@ -73,9 +73,9 @@ def test_picture_shows_originals_adversarial_images_and_failures():
         np.testing.assert_array_equal(shown[1], deceptions["V"].adversarial[index, 0])
     labels = [[each.get_xlabel().split() for each in row] for row in axes]
     assert labels == [
-        [["original"], ["odd", "50%"], ["odd", "50%"]],
-        [["original"], ["even", "70%"], ["failed"]],
-        [["original"], ["odd", "90%"], ["wrong", "anyway"]],
+        [[], ["odd", "50%"], ["odd", "50%"]],
+        [[], ["even", "70%"], ["failed"]],
+        [[], ["odd", "90%"], ["wrong", "anyway"]],
     ]
     assert [[len(each.lines) for each in row] for row in axes] == [[0, 0, 0], [0, 0, 2], [0, 0, 2]]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -67,21 +68,21 @@ def test_what_is_drawn_again_is_the_same_and_not_computed_again(make_run, short,
                 np.testing.assert_array_equal(np.asarray(left.get_array()), np.asarray(right.get_array()))
 
 
-def test_all_are_drawn_but_the_ones_on_request_and_the_slow_ones_when_quick(make_run, monkeypatch):
+def test_groups_of_figures(make_run, monkeypatch):
     for name in FIGURES:
         monkeypatch.setitem(FIGURES, name, lambda lineup, name=name: [name])
     run = make_run("V")
-    full = list(draw([run]))
-    assert full == [name for name in FIGURES if name not in ("targeted-fgsm", "targeted-cw", "curves")]
-    assert list(draw([run], quick=True)) == [name for name in full if name != "activation-paper"]
-    assert list(draw([run], quick=True, only=["targeted-cw", "activation-paper", "kernels"])) == [
-        "kernels",
-        "activation-paper",
-        "targeted-cw",
-    ]
+    default = list(draw([run]))
+    slow = ("fourier", "activation-paper", "targeted-fgsm", "targeted-cw")
+    assert default == [name for name in FIGURES if name not in (*slow, "curves")]
+    assert list(draw([run], quick=True)) == list(draw([run], only=["default"])) == default
+    assert list(draw([run], only=["targeted-cw", "default"])) == [*default, "targeted-cw"]
+    assert list(draw([run], only=["all"])) == [name for name in FIGURES if name != "curves"]
+    assert list(draw([run], only=["curves"])) == ["curves"]  # which will say that the run was not evaluated
     (run.path / "evaluation").mkdir()
     (run.path / "evaluation" / "paper-fgsm.safetensors").touch()
     assert "curves" in list(draw([run]))
+    assert list(draw([run], only=["all"])) == list(FIGURES)
     assert "curves" not in list(draw([run, make_run("VR")]))  # which was not evaluated
 
 
@@ -152,7 +153,9 @@ def test_command_writes_pictures_and_a_page_with_their_captions(make_run, short,
     page = (output / "figures.md").read_text()
     assert all(f"]({file})" in page for file in files)
     assert all((output / file).read_bytes().startswith(b"\x89PNG") for file in files)
-    assert result.stderr.splitlines() == [str(output / file) for file in files]
+    estimate, *written = result.stderr.splitlines()
+    assert re.fullmatch(rf"about \d+ s to compute: mostly .*, less what {output}/numbers keeps", estimate)
+    assert written == [str(output / file) for file in files]
 
 
 def test_command_in_other_formats(make_run, tmp_path):

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 
-from skreg.figures.grid import Cell, image_grid
+from skreg.figures.grid import FAILED, FRAME, Cell, image_grid
+from skreg.figures.lines import COLOURS
+from skreg.figures.styles import PLAIN, ROUGH, SMOOTH
 
 
 def cells(rows: int, columns: int, channels: int = 1, **options):
@@ -67,3 +72,37 @@ def test_failures_are_crossed_out():
     assert good.images[0].get_alpha() is None
     assert failed.images[0].get_alpha() < 0.5
     assert failed.get_xlabel() == "failed"
+
+
+def luminance(colour) -> float:
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(colour)]
+    return sum(weight * v for weight, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast_on_white(colour) -> float:
+    """WCAG 2."""
+    return 1.05 / (luminance(colour) + 0.05)
+
+
+def test_contrast_is_that_of_wcag():
+    assert contrast_on_white("black") == pytest.approx(21)
+    assert contrast_on_white("#767676") == pytest.approx(4.54, abs=0.01)  # the lightest grey that passes
+
+
+def test_words_and_lines_have_contrast_on_the_white_page():
+    image = torch.rand(1, 4, 4)
+    row = [Cell(image, "original", framed=True), Cell(image, "l2 1"), Cell(image, "failed", failed=True)]
+    figure = image_grid([row], ["target"], ["a", "b", "c"], row_title="target class", column_title="original class")
+    words = [text for text in figure.findobj(Text) if text.get_text()]
+    assert {"failed", "target class", "original class", "a"} <= {text.get_text() for text in words}
+    for text in words:
+        assert contrast_on_white(text.get_color()) >= 4.5, text.get_text()
+    for colour in (FRAME, FAILED, *COLOURS.values(), PLAIN["color"], SMOOTH["color"], ROUGH["color"]):
+        assert contrast_on_white(colour) >= 3, colour  # for what is not text
+
+
+def test_column_titles_have_one_size():
+    image = torch.rand(1, 4, 4)
+    figure = image_grid([[Cell(image), Cell(image)]], ["row"], ["bag", "a very long title indeed"])
+    sizes = {text.get_text(): text.get_size() for text in figure.texts}
+    assert sizes["bag"] == sizes["a very long title indeed"] < 9

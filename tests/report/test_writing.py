@@ -21,6 +21,25 @@ def test_pdf_has_a_page_for_each_table_and_figure(evil, tmp_path):
     assert evil.sections[0].drawings[0].figure.texts == []  # the words were taken away again
 
 
+def test_a_legend_stays_between_panels_and_caption(numbers, tmp_path, monkeypatch):
+    """It is placed at the figure's edge, which is not the page's once there is a caption."""
+    figure = numbers.sections[0].drawings[0].figure
+    figure.set_layout_engine("constrained")
+    legend = figure.legend(figure.axes[0].lines, ["line"], loc="outside lower center")
+    seen = []
+    draw = legend.draw
+
+    def drawing(renderer):
+        draw(renderer)
+        (words,) = [text for text in figure.texts if text.get_va() == "top" and text.get_position()[1] < 0]
+        seen.append((legend.get_window_extent(renderer).y0, words.get_window_extent(renderer).y1))
+
+    monkeypatch.setattr(legend, "draw", drawing)
+    write_report(numbers, tmp_path / "report.pdf")
+    bottom, top = seen[-1]
+    assert bottom >= top
+
+
 def test_folder_has_pictures_and_a_page(numbers, tmp_path):
     write_report(numbers, tmp_path / "new" / "report", "png")
     folder = tmp_path / "new" / "report"
@@ -32,6 +51,15 @@ def test_folder_has_pictures_and_a_page(numbers, tmp_path):
     assert "![words](two.png)" in text
     assert "- warning: V: a warning" in text
     assert "V:\n\n    train" in text
+
+
+def test_all_formats_in_one_folder(numbers, tmp_path):
+    write_report(numbers, tmp_path / "report", "all")
+    files = sorted(each.relative_to(tmp_path).as_posix() for each in (tmp_path / "report").rglob("*.*"))
+    assert files == [
+        *("report/figures/one.png", "report/figures/report.md", "report/figures/two.png"),
+        *("report/report.html", "report/report.pdf"),
+    ]
 
 
 def test_the_name_says_the_format(tmp_path):
@@ -47,7 +75,7 @@ def test_the_name_says_the_format(tmp_path):
 def test_bad_outputs_are_found_first(numbers, tmp_path):
     with pytest.raises(ValueError, match=r"report.docx: expected a name in .html or .pdf"):
         check_output(tmp_path / "report.docx")
-    with pytest.raises(ValueError, match="format: expected one of html, pdf, png, found 'svg'"):
+    with pytest.raises(ValueError, match="format: expected one of html, pdf, png, all, found 'svg'"):
         check_output(tmp_path / "report", "svg")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RunError, match="is a file, and format png makes a folder"):

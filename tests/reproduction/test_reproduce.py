@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
 from skreg import cli
-from skreg.reproduction import QUICK_RECIPES, Options, pipeline, reproduce
+from skreg.reproduction import QUICK_RECIPES, Options, load_runs, pipeline, reproduce
 from skreg.training import RunError, load_run
 
 ATTACKS = ("deepfool_l2", "deepfool_linf")
@@ -36,7 +37,7 @@ def test_all_twelve_variants_and_again_with_nothing_left_to_do(tmp_path):
     assert len(first) == 12
     report = tmp_path / "out" / "report"
     assert sorted(file.name for file in report.iterdir()) == [
-        "figures", "report.html", "results.json", "tables.csv", "tables.md",
+        "figures", "report.html", "report.pdf", "results.json", "tables.csv", "tables.md",
     ]  # fmt: skip
     assert sorted(file.name for file in (report / "figures").iterdir()) == ["kernels.png", "report.md"]
     assert ">AR<" in (report / "report.html").read_text()
@@ -115,6 +116,29 @@ def test_files_of_the_true_formats_from_end_to_end(tmp_path, data, request):
     found = reproduce(recipe, tmp_path / "out", options)
     assert [(each.name, each.data) for each in found] == [("V", data), ("AR", data), ("TR", data)]
     assert (tmp_path / "out" / "report" / "figures" / "kernels.png").stat().st_size > 1000
+
+
+@pytest.mark.usefixtures("tiny_net")
+def test_a_folder_stands_for_the_runs_of_its_first_seed(tmp_path):
+    folder = tmp_path / "out"
+    reproduce(small("four-shapes"), folder, Options(variants=("V", "VR"), seeds=2, device="cpu"))
+    assert sorted(run.path.name for run in load_runs([folder])) == ["V", "VR"]
+    assert [run.path.name for run in load_runs([folder / "runs" / "V-seed1"])] == ["V-seed1"]
+    shutil.rmtree(folder / "report")
+    result = skreg("report", folder, "--only", "radial,deceptive-fgsm", "--quick")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{folder / 'report'}\n"
+    assert f"less what {folder / 'report' / 'numbers'} keeps" in result.stderr
+    report = folder / "report"
+    assert sorted(each.name for each in report.iterdir()) == ["figures", "numbers", "report.html", "report.pdf"]
+    assert sorted(each.name for each in (report / "figures").iterdir()) == [
+        "deceptive-fgsm.png", "radial.png", "report.md",
+    ]  # fmt: skip
+    assert len(list((report / "numbers").iterdir())) == 2
+    for run in (folder / "runs").iterdir():
+        shutil.rmtree(run)
+    with pytest.raises(RunError, match="runs: expected a run of seed 0, found none"):
+        load_runs([folder])
 
 
 def skreg(*arguments):
