@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,7 +16,7 @@ from skreg.training.checkpoint import write_file
 
 FORMATS = ("png", "pdf", "svg")
 NUMBERS_FOLDER = "numbers"
-PLAIN: dict[str, bool] = {"highlight": False, "markup": False, "soft_wrap": True}
+PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
 @command

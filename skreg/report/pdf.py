@@ -49,10 +49,10 @@ def to_pdf(report: Report) -> bytes:
 
 def _front(report: Report) -> Iterator[str]:
     """Title and contents; the tables of each data set, and their checks."""
-    contents = [
-        "\n".join([section.data, *(f"  {each.title}" for each in (*section.tables, *section.drawings))])
-        for section in report.sections
-    ]
+    contents = []
+    for section in report.sections:
+        titles = [table.title for table in section.tables] + [drawing.title for drawing in section.drawings]
+        contents.append("\n".join([section.data, *(f"  {title}" for title in titles)]))
     yield "\n\n".join([report.title, *contents])
     for section in report.sections:
         for table in section.tables:
