@@ -117,7 +117,7 @@ def run(contender: str, seed: int, config: TrainConfig, test_images: int) -> dic
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table: mean and 95% interval (Student's t) of the differences to the plain loop, in points."""
+    """A Markdown table of one loss: mean and 95% interval (Student's t) of the differences to the plain loop."""
     found = {(row["contender"], str(row["seed"])): row for row in rows}
     lines = ["| | seeds | accuracy | difference | under PGD | difference |", "|---|---:|---:|---:|---:|---:|"]
     for contender in (PLAIN, *CONTENDERS):
@@ -159,10 +159,10 @@ def main() -> None:
     if options.csv.is_file():
         with options.csv.open(newline="") as file:
             rows = list(csv.DictReader(file))
-    done = {(row["contender"], str(row["seed"])) for row in rows}
+    done = {(row["loss"], row["contender"], str(row["seed"])) for row in rows}
     for seed in range(options.seeds):
         for contender in options.contenders.split("/"):
-            if options.summarise or (contender, str(seed)) in done:
+            if options.summarise or (options.loss, contender, str(seed)) in done:
                 continue
             rows.append(run(contender, seed, config, options.test_images))
             print(rows[-1], flush=True)
@@ -171,7 +171,7 @@ def main() -> None:
             writer.writeheader()
             writer.writerows(rows)
             write_file(options.csv, text.getvalue().encode())
-    print(summarise(rows))
+    print(summarise([row for row in rows if row["loss"] == options.loss]))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@
 
 #include "rounds.cuh"
 #include "stencil.cuh"
-#include "task.cuh"
 
 namespace skreg {
 
@@ -75,7 +74,7 @@ __device__ __forceinline__ void finish(const Arguments<Operands> &a, const Task<
   if constexpr (slopes)
     sums.slope = sum_of_block(sums.slope, shared);
   if (threadIdx.x == 0)
-    call.partials[task.chunk] = sums;
+    call.partials[task.turn.chunk] = sums;
   if (!is_last(counters + task.layer, end - first, &last))
     return;
 

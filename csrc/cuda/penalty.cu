@@ -34,8 +34,7 @@ __global__ void __launch_bounds__(kThreads, 8) penalty_kernel(const __grid_const
   __shared__ unsigned ticket;
   unsigned *counters = all_counters + a.counters;
   const Rounds<Operands> rounds(a, counters);
-  const Turn turn = rounds.take_turn(&ticket);
-  task.fill(a, turn.chunk, turn.second_round, [&](int layer) { rounds.wait(layer); });
+  task.fill(a, rounds.take_turn(&ticket), [&](int layer) { rounds.wait(layer); });
   Sums sums;
   if (task.geometry.kind != Kind::generic) {
     float *weights = reinterpret_cast<float *>(shared);
@@ -59,7 +58,7 @@ __global__ void __launch_bounds__(kThreads, 8) penalty_kernel(const __grid_const
     });
     sums = state.sums;
   }
-  if (a.call.partials && !task.second_round)
+  if (a.call.partials && !task.turn.second_round)
     finish(a, task, sums, counters);
 }
 

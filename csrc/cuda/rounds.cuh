@@ -8,16 +8,9 @@
 // device runs at once.
 #pragma once
 
-#include "scalar.cuh"
-
-#include "records.h"
+#include "task.cuh"
 
 namespace skreg {
-
-struct Turn {
-  uint32_t chunk;
-  bool second_round;
-};
 
 // Both counters go back to 0 as they overflow: `begun` with the last block, `known` when all blocks of a layer's second
 // round have passed.
@@ -52,7 +45,7 @@ template <int Operands> struct Rounds {
       else
         high = middle - 1;
     }
-    const uint32_t at = *shared - first_turn(low), sums = low < a.layers ? chunks(low) : 0;
+    const uint32_t at = *shared - first_turn(low), sums = chunks(low);
     return at < sums ? Turn{first_chunk(low) + at, false} : Turn{first_chunk(low - 1) + at - sums, true};
   }
 

@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads, 8) scale_kernel(const __grid_constan
   const double factor = read_scale(a.call);
   if (factor == 1)
     return;
-  task.fill(a, blockIdx.x, false, [](int) {});
+  task.fill(a, {blockIdx.x, false}, [](int) {});
   const CompactShape &shape = task.geometry.shape;
   with_type(task.record.data[0], task.record.dtype(0), [&](auto *p) {
     using E = std::remove_reference_t<decltype(*p)>;

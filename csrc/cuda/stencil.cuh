@@ -2,9 +2,7 @@
 // then holds a part of a kernel at a time, where the CPU holds all of it.
 #pragma once
 
-#include "scalar.cuh"
-
-#include "records.h"
+#include "task.cuh"
 
 namespace skreg {
 

@@ -1,6 +1,8 @@
 // What a block has to do: its layer, its kernels and their places in memory.
 #pragma once
 
+#include "scalar.cuh"
+
 #include "records.h"
 
 namespace skreg {
@@ -47,6 +49,12 @@ __device__ __forceinline__ Factors layer_factors(const Call &call, const Record<
   return {c * __ldcg(&factors->slope), c * __ldcg(&factors->curvature)};
 }
 
+// The part of the work that a block takes: a chunk, in the first or the second of two rounds. See rounds.cuh.
+struct Turn {
+  uint32_t chunk;
+  bool second_round;
+};
+
 // Lies in shared memory, where it is read when it is needed and takes no registers in between.
 template <int Operands> struct Task {
   Record<Operands> record;
@@ -55,12 +63,11 @@ template <int Operands> struct Task {
   int64_t begin, row, column; // the first kernel: row * inner + column
   int count;
   int layer; // of this launch
-  uint32_t chunk;
-  bool second_round;
+  Turn turn;
   int64_t offsets[Operands][kLargestCompiled]; // of the positions in a kernel of a size that is compiled in
 
   // Not in the first of two rounds.
-  __device__ __forceinline__ bool writes(const Call &call) const { return second_round || !call.factors; }
+  __device__ __forceinline__ bool writes(const Call &call) const { return turn.second_round || !call.factors; }
   __device__ __forceinline__ bool packed(int operand) const { return geometry.packed >> operand & 1; }
   // Of kernel begin + i of this task, in elements from the first of the tensor.
   __device__ __forceinline__ int64_t offset(int operand, int i) const {
@@ -70,20 +77,18 @@ template <int Operands> struct Task {
   }
 
   // By all threads of the block. `wait(layer)` returns when the factors of the layer can be read.
-  template <class Wait>
-  __device__ __forceinline__ void fill(const Arguments<Operands> &a, uint32_t chunk_, bool second_round_, Wait &&wait) {
-    const int found = find_layer(a, chunk_);
+  template <class Wait> __device__ __forceinline__ void fill(const Arguments<Operands> &a, Turn taken, Wait &&wait) {
+    const int found = find_layer(a, taken.chunk);
     copy(a.record(found), record);
     copy(a.geometry(a.record(found).geometry), geometry);
     __syncthreads();
     if (threadIdx.x == 0) {
       layer = found;
-      chunk = chunk_;
-      second_round = second_round_;
-      if (second_round)
+      turn = taken;
+      if (turn.second_round)
         wait(found);
-      factors = layer_factors(a.call, record, geometry, a.first_layer + found, second_round);
-      begin = int64_t(chunk - record.first_chunk) * geometry.chunk;
+      factors = layer_factors(a.call, record, geometry, a.first_layer + found, turn.second_round);
+      begin = int64_t(turn.chunk - record.first_chunk) * geometry.chunk;
       row = begin / geometry.inner;
       column = begin % geometry.inner;
       count = geometry.shape.size == 0 ? 0 : int(min(int64_t(geometry.chunk), geometry.kernels - begin));

@@ -6,6 +6,8 @@ step of its attack, and both leave the parameters' gradients switched on in the 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,13 +59,16 @@ def plain_step(
     start: Tensor,
     *,
     loss: str,
-    eps: float,
-    step_size: float,
-    steps: int,
+    **attack: Any,
 ) -> None:
-    """A training step of TRADES with beta = 1 (`loss` "T"), or of adversarial training ("A")."""
+    """A training step of TRADES with beta = 1 (`loss` "T"), or of adversarial training ("A").
+
+    Args:
+        start: where the attack starts.
+        attack: eps, step_size and steps of `plain_attack`.
+    """
     model.eval()
-    adversarial = plain_attack(model, images, labels, start, loss=loss, eps=eps, step_size=step_size, steps=steps)
+    adversarial = plain_attack(model, images, labels, start, loss=loss, **attack)
     model.train()
     optimizer.zero_grad()
     perturbed = model(adversarial)

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, overload
 
 import typer
 from rich.console import Console
@@ -91,6 +91,17 @@ def parse_assignments(option: str, pairs: list[str] | None) -> dict[str, Any]:
     return values
 
 
+PLAIN: dict[str, Any] = {
+    "highlight": False,
+    "markup": False,
+    "soft_wrap": True,
+}  # of console.print, for paths and names
+
+
+@overload
+def split_names(text: str) -> list[str]: ...
+@overload
+def split_names(text: str | None) -> list[str] | None: ...
 def split_names(text: str | None) -> list[str] | None:
     """The names in "a, b"; None where the option was not given."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

@@ -33,7 +33,7 @@ from skreg.benchmark.training import CONTENDERS as TRAINING_CONTENDERS
 from skreg.benchmark.training import LOSS_NAMES as TRAINING_LOSSES
 from skreg.benchmark.training import NETS as TRAINING_NETS
 from skreg.benchmark.training import TrainingMeasurement
-from skreg.cli.application import Json, command, print_json
+from skreg.cli.application import Json, command, print_json, split_names
 from skreg.figures import save as save_figure
 
 
@@ -76,7 +76,7 @@ def bench(
     `skreg bench step` compares training steps with and without the regularizer, `skreg bench training` a step of
     TRADES and of adversarial training with plain loops, `skreg bench attacks` attacks with plain calls of Foolbox 3.
     """
-    names = _split(weights)
+    names = split_names(weights)
     for alone in ("attacks", "step", "training"):
         if alone in (sections or ()) and (sections != [alone] or plot is not None or device != "cpu"):
             raise typer.BadParameter(f"{alone}: expected no other section, no --plot, and --device cpu")
@@ -85,7 +85,7 @@ def bench(
     if sections == ["attacks"]:
         _make_folders(csv)
         with Console(stderr=True).status("") as status:
-            attacked = run_attacks(_split(attacks), threads=threads, **sampling, progress=status.update)
+            attacked = run_attacks(split_names(attacks), threads=threads, **sampling, progress=status.update)
         _finish(attacked, describe_machine(), csv, as_json, print_attacks)
         return
     if sections == ["step"]:
@@ -98,7 +98,7 @@ def bench(
     if sections == ["training"]:
         _make_folders(csv)
         nets = list(TRAINING_NETS) if names == list(WEIGHT_SETS) else names
-        training_steps = _measure_training(nets, _split(losses), threads, compiled, sampling)
+        training_steps = _measure_training(nets, split_names(losses), threads, compiled, sampling)
         _finish(training_steps, describe_machine(), csv, as_json, print_training)
         return
     cases = build_cases(sections or (), names, threads=threads, compiled=compiled)
@@ -111,10 +111,6 @@ def bench(
     _finish(measurements, machine, csv, as_json, print_measurements)
     if plot is not None:
         save_figure(plot_size(measurements, machine), plot)
-
-
-def _split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _make_folders(*paths: Path | None) -> None:

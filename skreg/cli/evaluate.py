@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from skreg.cli.application import Json, command, print_json
+from skreg.cli.application import Json, command, print_json, split_names
 from skreg.evaluation import (
     ATTACKS,
     CHOICES,
@@ -98,7 +98,7 @@ def evaluate(
 
 def _attacks(text: str) -> list[str]:
     """The attacks that `text` names, in groups and one by one."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = split_names(text)
     for name in names:
         if name not in CHOICES and name not in GROUPS:
             raise typer.BadParameter(

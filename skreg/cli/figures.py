@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from skreg.cli.application import command, split_names
+from skreg.cli.application import PLAIN, command, split_names
 from skreg.figures import describe_estimate, draw, estimate_seconds, save
 from skreg.figures.gallery import FIGURES, ON_REQUEST
 from skreg.reproduction import load_runs
@@ -16,7 +16,6 @@ from skreg.training.checkpoint import write_file
 
 FORMATS = ("png", "pdf", "svg")
 NUMBERS_FOLDER = "numbers"
-PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
 @command

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from skreg.cli.application import command, split_names
+from skreg.cli.application import PLAIN, command, split_names
 from skreg.figures import FIGURES, describe_estimate, estimate_seconds
 from skreg.figures.gallery import ON_REQUEST
 from skreg.report import FOLDERS, FORMATS, build_report, check_output, write_report
@@ -82,7 +82,7 @@ def report(
             found = estimate_seconds(group, only=names, quick=quick, device=where, data_root=data_root)
             seconds = {name: seconds.get(name, 0.0) + each for name, each in found.items()}
         kept = f", less what {numbers} keeps" if numbers else ""
-        status.console.print(f"{describe_estimate(seconds)}{kept}", highlight=False, markup=False, soft_wrap=True)
+        status.console.print(f"{describe_estimate(seconds)}{kept}", **PLAIN)
         made = build_report(
             loaded,
             title=title,
@@ -96,4 +96,4 @@ def report(
         )
         status.update("writing")
         write_report(made, output, kind)
-    Console(soft_wrap=True, highlight=False, markup=False).print(str(output))
+    Console().print(str(output), **PLAIN)

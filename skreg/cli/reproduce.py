@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from skreg.cli.application import Json, command, parse_assignments, print_json, split_names
+from skreg.cli.application import PLAIN, Json, command, parse_assignments, print_json, split_names
 from skreg.evaluation import as_dict, print_report
 from skreg.evaluation.attacks import check_attack
-from skreg.reproduction import CHOSEN, GAMMAS, PAPER_VARIANTS, QUICK_RECIPES, RECIPES, STRENGTHS, Options, Recipe
+from skreg.reproduction import GAMMAS, PAPER_VARIANTS, QUICK_RECIPES, RECIPES, STRENGTHS, TUNED_OPTIONS, Options, Recipe
 from skreg.reproduction import reproduce as run_stages
 from skreg.training import VARIANTS
 
@@ -81,7 +81,7 @@ def reproduce(
         return
     console = Console()
     print_report(evaluations, console)
-    console.print(f"report: {(folder / 'report').resolve()}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report: {(folder / 'report').resolve()}", **PLAIN)
 
 
 def _recipe(data: str, quick: bool, attacks: str | None, limit: int | None) -> Recipe:
@@ -106,7 +106,7 @@ def _assigned(recipe: Recipe, assign: list[str] | None, tune: bool) -> Recipe:
         variant, point, option = key.rpartition(".")
         if point and variant not in VARIANTS:
             raise ValueError(f"--set {key}: expected one of {', '.join(VARIANTS)} before the point, found {variant!r}")
-        if tune and option in CHOSEN:
+        if tune and option in TUNED_OPTIONS:
             raise ValueError(f"--set {key}: --tune chooses {option}, so that it cannot be set; leave one of them out")
         (by_variant.setdefault(variant, {}) if point else shared)[option] = value
     return recipe.with_training(shared).with_variants(by_variant)

@@ -40,6 +40,8 @@ def estimate_seconds(
         TypeError, ValueError, RunError: as `draw` does.
     """
     names = evaluated_names(figure_names(only), runs, only)
+    if not any(name in PASSES for name in names):
+        return dict.fromkeys(names, 0.0)
     lineup = line_up(runs, quick=quick, device=device, data_root=data_root)
     seconds = sum(_seconds_a_pass(model, lineup) for model in lineup.models.values())
     return {name: seconds * PASSES[name](lineup) if name in PASSES else 0.0 for name in names}

@@ -3,15 +3,15 @@
 from skreg.reproduction.folder import is_reproduction, load_runs
 from skreg.reproduction.pipeline import Options, reproduce
 from skreg.reproduction.recipes import PAPER_VARIANTS, QUICK_RECIPES, RECIPES, Recipe
-from skreg.reproduction.tuning import CHOSEN, GAMMAS, STRENGTHS, tune
+from skreg.reproduction.tuning import GAMMAS, STRENGTHS, TUNED_OPTIONS, tune
 
 __all__ = [
-    "CHOSEN",
     "GAMMAS",
     "PAPER_VARIANTS",
     "QUICK_RECIPES",
     "RECIPES",
     "STRENGTHS",
+    "TUNED_OPTIONS",
     "Options",
     "Recipe",
     "is_reproduction",

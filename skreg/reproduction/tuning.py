@@ -8,7 +8,7 @@ from typing import Any
 from skreg.reproduction.recipes import Recipe
 from skreg.training import Run
 
-CHOSEN = ("gamma", "strength", "reduction")  # the options that tuning decides on
+TUNED_OPTIONS = ("gamma", "strength", "reduction")
 GAMMAS = (0.1, 1.0, 10.0)
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 # The paper does not say over which reduction lambda is meant. Over the sum of a layer's kernels its larger values
