@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from skreg._extras import require
 from skreg.evaluation.checks import check_at_eps, check_model, check_searches, find_warnings
 from skreg.evaluation.evaluate import Evaluation
+from skreg.evaluation.paper import paper_accuracy
 from skreg.evaluation.proportion import Proportion
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class Table:
 
 
 def build_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
-    """Table 1 and accuracy at the training eps, one each a data set; searches, gradients and kernels of all.
+    """Table 1, also beside the paper's own, and accuracy at the training eps, one each a data set; then searches,
+    gradients and kernels of all.
 
     Raises:
         ValueError: there is nothing to show, or the evaluations ran different attacks.
@@ -64,7 +66,8 @@ def build_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
     searched = bool(evaluations[0].attacks)
     tables = []
     for group in groups.values():
-        tables += [_table_1(group), _at_eps(group)] if searched else [_at_eps(group)]
+        tables += [_table_1(group), *_beside_the_paper(group)] if searched else []
+        tables.append(_at_eps(group))
     tables += [_searches(evaluations)] if searched else []
     return [*tables, _landscape(evaluations), _kernels(evaluations)]
 
@@ -159,6 +162,25 @@ def _table_1(group: Sequence[Evaluation]) -> Table:
         tuple(_named(group, check_searches)),
         _best(group, shares, first_column=2),
     )
+
+
+def _beside_the_paper(group: Sequence[Evaluation]) -> list[Table]:
+    """The paper's numbers under ours, for the models that are called by a variant of its Table 1."""
+    first = group[0]
+    rows = [
+        (each.name, *(f"{100 * ours[column].value:.1f}\npaper {theirs[column]:.1f}" for column in ours))
+        for each in group
+        if (theirs := paper_accuracy(each.data, each.name))
+        for ours in [{"clean": each.clean} | {s.attack: s.accuracy for s in each.attacks}]
+    ]
+    if not rows or first.preset != "paper":
+        return []
+    columns = ("model", "clean", *(TITLES[s.attack] for s in first.attacks))
+    note = (
+        "Percent; ours, and the paper's number for the variant that the model is named after. The paper does not say "
+        "which form and strength of the penalty, which seeds and which images made it."
+    )
+    return [Table(f"Beside the paper's Table 1, {first.data}", columns, tuple(rows), note)]
 
 
 def _at_eps(group: Sequence[Evaluation]) -> Table:

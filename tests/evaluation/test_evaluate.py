@@ -211,6 +211,21 @@ def test_table_1_is_the_papers(evaluation):
     assert "within linf 0.1" in build_tables([changed(evaluation, bound=0.1)])[0].title
 
 
+def test_the_papers_numbers_stand_beside_ours(evaluation):
+    def tables(**changes):
+        return [t for t in build_tables([changed(evaluation, **changes)]) if t.title.startswith("Beside")]
+
+    assert tables() == tables(data="fashion-mnist", name="mine") == tables(data="mnist", name="VH") == []
+    assert tables(data="mnist", name="VR", preset="foolbox3") == []
+    (table,) = tables(data="fashion-mnist", name="vr")
+    assert table.columns == ("model", "clean", "FGSM", "PGD", "DF l2", "DF linf")
+    cells = [cell.split("\n") for cell in table.rows[0][1:]]
+    assert [below for _, below in cells] == ["paper 88.5", "paper 0.9", "paper 7.5", "paper 75.8", "paper 63.5"]
+    assert [above for above, _ in cells] == [
+        f"{100 * share.value:.1f}" for share in (evaluation.clean, *(s.accuracy for s in evaluation.attacks))
+    ]
+
+
 def test_the_best_of_a_column_is_marked_unless_a_guess_is_as_good(evaluation):
     def model(name, clean, fgsm):
         (summary,) = evaluation.attacks[:1]

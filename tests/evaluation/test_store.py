@@ -98,3 +98,19 @@ def test_an_error_in_the_work_keeps_what_was_finished(toys, nan_model, tmp_path)
     with pytest.raises(FloatingPointError):
         stored_attack(file, nan_model, toys[1].float(), toys[2], "fgsm")
     assert not file.exists()
+
+    model, images, labels = toys
+    overflowed = images.clone()
+    overflowed[7] = 0.9  # the model below has no finite logits for bright images
+
+    class Overflowing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            return self.model(x).masked_fill((x.flatten(1).mean(dim=1) > 0.8)[:, None], torch.nan)
+
+    with pytest.raises(FloatingPointError, match="NaN or infinite for 1 of 5 images"):
+        stored_attack(file, Overflowing(), overflowed, labels, "fgsm", batch_size=5)
+    assert torch.equal(load_file(file)["l2"], run_attack(model, images[:5], labels[:5], "fgsm").l2)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from skreg import cli, training
@@ -49,6 +52,21 @@ def test_torchrun_gets_the_number_of_processes(tmp_path):
     assert "--nproc-per-node=3" in command
     assert command[command.index("skreg") - 1 : command.index("skreg") + 2] == ["-m", "skreg", "train"]
     assert "--resume" not in command
+
+
+@pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="no gloo processes"
+)
+def test_two_processes_train_a_run_that_one_goes_on_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = TrainConfig(
+        data="four-shapes", variant="VR", limit=40, epochs=1, batch_size=20, validation_attack_images=4, device="cpu"
+    )
+    run = launch.train_run(config, tmp_path / "run", nproc=2)
+    assert [record["epoch"] for record in run.log] == [1]
+    assert run.log[0]["images_per_second"] > 0
+    assert launch.train_run(config, tmp_path / "run").log == run.log
 
 
 @pytest.mark.parametrize(("status", "error"), [(1, RunError), (130, KeyboardInterrupt), (143, KeyboardInterrupt)])

@@ -6,9 +6,11 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -33,8 +35,8 @@ COUNTS = (2, 4)
 ATOL = {"TR": 1e-3, "fsdp-VR": 2e-5}
 
 
-def launch(count: int, *program: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+def launch(count: int, *program: object, rendezvous: Sequence[str] = ("--standalone",)) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, f"--nproc-per-node={count}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     return subprocess.Popen(
         [*command, *map(str, program)],
@@ -114,6 +116,20 @@ def test_the_result_is_that_of_one_process(folder, alone, count, name):
     assert sorted(file.name for file in found.path.iterdir()) == sorted(
         file.name for file in alone(name).path.iterdir()
     )
+
+
+def test_machines_meet_by_the_rendezvous(alone, tmp_path):
+    """Two agents, as on two machines, each with one process; both have the run folder, and rank 0 writes it."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        endpoint = f"localhost:{free.getsockname()[1]}"
+    nodes = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--local-addr=localhost")
+    agents = [launch(1, SCRIPT, tmp_path, "V", rendezvous=nodes) for _ in range(2)]
+    outputs = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], outputs
+    found = load_run(tmp_path / "V")
+    assert {record["processes"] for record in found.log} == {2}
+    assert_close(found, alone("V"))
 
 
 @pytest.mark.parametrize("count", [1, 4])
