@@ -122,9 +122,22 @@ _ALL = (
         data="mnist",
         training={**_SMALL_NET, "eps": 0.3, "attack_steps": 40, "step_size": 0.01, "epochs": 20, "strength": 1e-3},
     ),
+    # gamma and strength by `--tune`, on a part of the data (docs/results/eight).
     Recipe(
         data="fashion-mnist",
-        training={**_SMALL_NET, "eps": 0.1, "attack_steps": 10, "step_size": 0.025, "epochs": 20, "strength": 1e-3},
+        training={
+            **_SMALL_NET,
+            "eps": 0.1,
+            "attack_steps": 10,
+            "step_size": 0.025,
+            "epochs": 20,
+            "reduction": "mean",
+            "strength": 1.0,
+        },
+        variants={
+            **dict.fromkeys(("T", "TR", "TH"), {"gamma": 10.0, "strength": 0.1}),
+            **dict.fromkeys(("L", "LR", "LH"), {"gamma": 0.1, "strength": 0.1}),
+        },
     ),
     Recipe(
         data="cifar10",
