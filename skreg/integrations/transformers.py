@@ -70,18 +70,18 @@ class SmoothKernelCallback(_transformers.TrainerCallback):  # type: ignore[misc,
         self._handles = [regularizer.attach(o, decoupled=self._decoupled) for o in owners(regularizer, [optimizer])]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.regularizer is not None:
-            self.regularizer.step()
-            # Here rather than as an ExportableState, which Trainer would build anew from JSON, without a schedule.
-            state.stateful_callbacks[_KEY] = self.regularizer.state_dict()
+        assert self.regularizer is not None  # since the start of the training
+        self.regularizer.step()
+        # Here rather than as an ExportableState, which Trainer would build anew from JSON, without a schedule.
+        state.stateful_callbacks[_KEY] = self.regularizer.state_dict()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if self.regularizer is None or logs is None or not self._handles:
-            return
+    def on_log(self, args: Any, state: Any, control: Any, *, logs: dict[str, Any], **kwargs: Any) -> None:
+        if not self._handles:
+            return  # an evaluation before the training, or after it
+        assert self.regularizer is not None
         values = summary(self.regularizer)
         logs.update(values)
-        if state.log_history:
-            state.log_history[-1].update(values)
+        state.log_history[-1].update(values)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._detach()

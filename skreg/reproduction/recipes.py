@@ -135,8 +135,9 @@ _ALL = (
             "strength": 1.0,
         },
         variants={
-            **dict.fromkeys(("T", "TR", "TH"), {"gamma": 10.0, "strength": 0.1}),
-            **dict.fromkeys(("L", "LR", "LH"), {"gamma": 0.1, "strength": 0.1}),
+            loss + sign: {"gamma": gamma, "strength": 0.1}
+            for loss, gamma in (("T", 10.0), ("L", 0.1))
+            for sign in ("", "R", "H")
         },
     ),
     Recipe(

@@ -18,6 +18,17 @@ def test_error_names_the_extra(name, needs, monkeypatch):
         importlib.import_module(module)
 
 
+def test_tensorboard_is_asked_for_when_it_is_used(monkeypatch, tmp_path):
+    for loaded in [key for key in sys.modules if key.split(".")[0] == "tensorboard"]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    finder = type("Absent", (), {"find_spec": staticmethod(absent("tensorboard"))})
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    progress = importlib.import_module("skreg.integrations.tensorboard").TensorBoardProgress
+    with pytest.raises(ModuleNotFoundError, match=r"skreg\[tensorboard\]"):
+        progress(tmp_path)
+
+
 def absent(package):
     def find_spec(name, path=None, target=None):
         if name.split(".")[0] == package:

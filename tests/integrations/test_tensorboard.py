@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from skreg import SmoothKernelRegularizer
-from skreg.integrations.tensorboard import write_statistics
+from skreg.integrations.tensorboard import _SCALARS, TensorBoardProgress, write_statistics
 
 
 class Recorder:
@@ -86,6 +86,29 @@ def test_a_real_writer(tmp_path):
     encoded = events.Images("kernels/0.weight")[-1].encoded_image_string
     pixels = np.asarray(Image.open(io.BytesIO(encoded)))
     assert pixels[5, 5].tolist() == [255, 0, 0]
+
+
+def record(epoch, value):
+    layers = [{"name": "conv.weight", "norm": 2.0, "roughness": 0.5}]
+    return {**dict.fromkeys(_SCALARS, value), "epoch": epoch, "layers": layers}
+
+
+def test_progress_of_a_sharded_net_that_was_resumed(tmp_path):
+    """Such a net hands over no weights; the epochs after the one it resumes from are replaced."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    TensorBoardProgress(tmp_path).end()  # stopped before it began
+    for first in (0, 1):
+        progress = TensorBoardProgress(tmp_path)
+        progress.begin(epoch=first, epochs=2, steps=1)
+        for epoch in range(first + 1, 3):
+            progress.epoch(record(epoch, 10.0 * first + epoch))
+        progress.end()
+    events = accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    for key in _SCALARS:
+        assert [(event.step, event.value) for event in events.Scalars(f"training/{key}")] == [(1, 1.0), (2, 12.0)]
+    assert [event.value for event in events.Scalars("roughness/conv.weight")] == [0.5, 0.5]
+    assert [event.value for event in events.Scalars("norm/conv.weight")] == [2.0, 2.0]
 
 
 def test_mistakes_are_named():

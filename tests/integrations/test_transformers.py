@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -100,8 +101,11 @@ def test_logs_and_detaches(tmp_path):
     net = Net()
     reg = SmoothKernelRegularizer(net, strength=STRENGTH)
     run = trainer(net, tmp_path, SmoothKernelCallback(reg, decoupled=True), epochs=1)
+    run.log({"before": 1.0})
     run.train()
     last = run.state.log_history[-1]
+    run.log({"after": 1.0})
+    assert "smooth_kernels/penalty" not in run.state.log_history[-1]
     assert last["smooth_kernels/penalty"] == pytest.approx(reg().item())
     assert last["smooth_kernels/strength"] == STRENGTH
     assert last["smooth_kernels/roughness"] == pytest.approx(sum(s.roughness for s in reg.statistics()) / 2)
@@ -112,7 +116,24 @@ def test_logs_and_detaches(tmp_path):
     assert torch.equal(net.first.weight, before)  # no gradients, so nothing but the hook would move it
 
 
+def test_a_training_after_one_that_failed(tmp_path):
+    class Fails(Net):
+        def forward(self, images):
+            raise RuntimeError("no more")
+
+    net = Fails()
+    run = trainer(net, tmp_path, SmoothKernelCallback(strength=STRENGTH), epochs=1)
+    with pytest.raises(RuntimeError, match="no more"):
+        run.train()
+    net.__class__ = Net
+    right = expected(net, epochs=1)
+    run.train()
+    assert_same(net, right)
+
+
 def test_mistakes_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"DeepSpeed steps inside its own engine.*in compute_loss"):
+        SmoothKernelCallback().on_train_begin(SimpleNamespace(deepspeed="zero.json"), None, None, model=Net())
     with pytest.raises(TypeError, match=r"regularizer: expected .*, found Conv2d; .*strength=1e-3"):
         SmoothKernelCallback(nn.Conv2d(1, 1, 3))
     with pytest.raises(ValueError, match=r"none of the regularized parameters \(first.weight, second.weight\)"):
