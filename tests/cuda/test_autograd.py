@@ -89,6 +89,26 @@ def test_attached_regularizer_adds_to_the_gradients(dtype):
         )
 
 
+@pytest.mark.parametrize("decoupled", [False, True], ids=["coupled", "decoupled"])
+def test_the_hook_waits_for_nothing_and_reads_no_learning_rate(decoupled, emulator):
+    """The second step on: the first one looks at weights and learning rates to judge their stability."""
+    nets = [torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.Conv2d(5, 2, 5)).to("cuda") for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    optimizers = []
+    for net, lr in zip(nets, (torch.tensor(0.1, device="cuda"), 0.1), strict=True):
+        for parameter in net.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizers.append(torch.optim.Adam(net.parameters(), lr=lr, capturable=True))
+        skreg.SmoothKernelRegularizer(net, strength=0.1).attach(optimizers[-1], decoupled=decoupled)
+        optimizers[-1].step()
+    with emulator.record() as second:
+        optimizers[0].step()
+    assert not second.synchronizations
+    optimizers[1].step()
+    for found, wanted in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
 def test_opcheck():
     weights = [w.detach() for w in make(torch.float32)]
     ones, options = torch.ones(len(weights), dtype=torch.float64), PenaltyOptions().native()

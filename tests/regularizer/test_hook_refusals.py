@@ -43,6 +43,22 @@ def test_lbfgs_is_refused_and_pointed_to_the_loss_form(model: nn.Module) -> None
         SmoothKernelRegularizer(model, STRENGTH).attach(optimizer)
 
 
+def test_steps_inside_the_backward_pass_are_refused(model: nn.Module) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer._overlap_with_ddp = True  # as ZeroRedundancyOptimizer keeps it
+    with pytest.raises(ValueError, match=r"SGD with overlap_with_ddp=True steps inside the backward pass.*\+ reg\(\)"):
+        SmoothKernelRegularizer(model, STRENGTH).attach(optimizer)
+
+
+def test_other_hooks_of_the_optimizer_are_left_alone(model: nn.Module) -> None:
+    optimizer, calls = torch.optim.SGD(model.parameters(), lr=0.1), []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    SmoothKernelRegularizer(model, STRENGTH).attach(optimizer)
+    optimizer.step()
+    assert calls == ["before", "after"]
+
+
 def test_an_optimizer_of_other_parameters(model: nn.Module) -> None:
     optimizer = torch.optim.SGD(copy.deepcopy(model).parameters(), lr=0.1)
     with pytest.raises(ValueError, match=r"none of the regularized parameters \(first\.weight.*belongs to this SGD"):
