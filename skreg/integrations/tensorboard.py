@@ -55,7 +55,7 @@ class TensorBoardProgress(Progress):
         self._reg: SmoothKernelRegularizer | None = None
 
     def begin(self, *, epoch: int, epochs: int, steps: int) -> None:
-        self._writer = self._make(self._folder, purge_step=epoch + 1 if epoch else None)
+        self._writer = self._make(self._folder, purge_step=epoch + 1)
 
     def weights(self, epoch: int, regularizer: SmoothKernelRegularizer) -> None:
         self._reg = regularizer
@@ -119,7 +119,7 @@ def write_statistics(writer: Any, reg: SmoothKernelRegularizer, step: int, *, co
     writer.add_scalar("smooth_kernels/strength", reg.strength, step)
     for name, weight in reg.named_parameters():
         if count and weight.dim() == 4:
-            kernels = weight.detach()[:count].float().sum(dim=1).cpu()
+            kernels = weight[:count].float().sum(dim=1).cpu()
             writer.add_image(f"kernels/{name}", _grid(_red_blue(kernels)), step)
             writer.add_image(f"spectra/{name}", _grid(_grey(spectra(kernels))), step)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,6 +110,30 @@ def test_progress_of_a_sharded_net_that_was_resumed(tmp_path):
         assert [(event.step, event.value) for event in events.Scalars(f"training/{key}")] == [(1, 1.0), (2, 12.0)]
     assert [event.value for event in events.Scalars("roughness/conv.weight")] == [0.5, 0.5]
     assert [event.value for event in events.Scalars("norm/conv.weight")] == [2.0, 2.0]
+
+
+def test_progress_of_a_net_whose_weights_are_seen(tmp_path):
+    """Statistics before the first epoch and after each, and the roughness once."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    reg, progress = regularizer(), TensorBoardProgress(tmp_path)
+    progress.begin(epoch=0, epochs=2, steps=1)
+    for epoch in (1, 2):
+        progress.weights(epoch, reg)
+        progress.epoch(record(epoch, 1.0))
+    writer = progress._writer
+    progress.end()
+    assert writer.file_writer is None  # closed
+    events = accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    for name in reg.names:
+        assert [event.step for event in events.Scalars(f"energy/{name}")] == [0, 1, 2]
+        assert [event.step for event in events.Scalars(f"roughness/{name}")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("method", ["add_scalar", "add_image"])
+def test_a_writer_of_one_kind_alone_is_no_writer(method):
+    with pytest.raises(TypeError, match="writer: expected"):
+        write_statistics(SimpleNamespace(**{method: print}), regularizer(), 0)
 
 
 def test_mistakes_are_named():

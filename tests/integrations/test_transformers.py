@@ -14,7 +14,7 @@ from skreg import SmoothKernelRegularizer
 pytest.importorskip("transformers", reason="the extra skreg[transformers] is not installed")
 pytest.importorskip("accelerate", reason="the extra skreg[transformers] is not installed")
 
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from skreg.integrations.transformers import SmoothKernelCallback
 
@@ -100,9 +100,14 @@ def test_a_schedule_resumes_from_a_checkpoint(tmp_path, restore):
 def test_logs_and_detaches(tmp_path):
     net = Net()
     reg = SmoothKernelRegularizer(net, strength=STRENGTH)
-    run = trainer(net, tmp_path, SmoothKernelCallback(reg, decoupled=True), epochs=1)
+    callback = SmoothKernelCallback(reg, decoupled=True)
+    assert callback.regularizer is reg
+    run = trainer(net, tmp_path, callback, epochs=1)
     run.log({"before": 1.0})
+    shown = []
+    run.add_callback(type("Shows", (TrainerCallback,), {"on_log": lambda *_, logs, **__: shown.append(dict(logs))}))
     run.train()
+    assert shown[-1]["smooth_kernels/strength"] == STRENGTH  # callbacks behind this one, which print or upload
     last = run.state.log_history[-1]
     run.log({"after": 1.0})
     assert "smooth_kernels/penalty" not in run.state.log_history[-1]

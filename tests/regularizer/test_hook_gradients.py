@@ -86,6 +86,22 @@ def test_a_skipped_step_changes_nothing(
     assert not torch.equal(model.first.weight, before.first.weight)
 
 
+@pytest.mark.parametrize("leaf", [False, True], ids=["with a graph", "a leaf"])
+def test_gradients_that_require_gradients(model: nn.Module, batches: list[Tensor], leaf: bool) -> None:
+    plain, before = copy.deepcopy(model), copy.deepcopy(model)
+    for net, loss in ((model, criterion(model, batches[0])), (plain, criterion(plain, batches[0]) + penalty(plain))):
+        parameters = list(net.parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, create_graph=True)):
+            parameter.grad = gradient.detach().requires_grad_() if leaf else gradient
+    for net in (model, plain):
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        if net is model:
+            SmoothKernelRegularizer(model, STRENGTH).attach(optimizer)
+        optimizer.step()
+    assert_same_parameters(model, plain)
+    assert not torch.equal(model.first.weight, before.first.weight)
+
+
 @pytest.mark.parametrize("scaled", [False, True])
 def test_clipping_sees_the_gradient_of_the_data_alone(model: nn.Module, batches: list[Tensor], scaled: bool) -> None:
     """The order: unscale, clip, then the penalty is added by the step."""

@@ -44,6 +44,22 @@ def test_the_value_is_a_differentiable_scalar_of_the_loss(model: nn.Module, batc
     assert model.head.weight.grad is not None
 
 
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_named_parameters_in_place_of_a_model(model: nn.Module, decoupled: bool) -> None:
+    pairs = copy.deepcopy(model)
+    regularizers = []
+    for net, source in ((model, model), (pairs, [("first.weight", pairs.first.weight), ("2", pairs.second.weight)])):
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        regularizers.append(SmoothKernelRegularizer(source, 0.1))
+        for parameter in net.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        regularizers[-1].attach(optimizer, decoupled=decoupled)
+        optimizer.step()
+    assert regularizers[1].names == ["first.weight", "2"]
+    assert torch.equal(regularizers[0](), regularizers[1]())
+    assert all(map(torch.equal, model.parameters(), pairs.parameters()))
+
+
 def test_strength_is_live(model: nn.Module) -> None:
     reg = SmoothKernelRegularizer(model, 1e-3)
     before = reg()

@@ -52,6 +52,38 @@ def shardings_with_whole_kernels() -> None:
 
 
 @check
+def sharded_weights_beside_whole_ones() -> None:
+    for options in OPTIONS[:3]:
+        model, weight = placed(Shard(0))
+        torch.manual_seed(2)
+        whole_one = nn.Conv2d(2, 3, 3).double()
+        pairs = [("sharded", model.weight), ("whole", whole_one.weight)]
+        value = SmoothKernelRegularizer(pairs, STRENGTH, **options)()
+        weights = [weight, whole_one.weight.detach().clone().requires_grad_()]
+        expected = STRENGTH * reference.smooth_kernel_penalty(weights, **options)
+        torch.testing.assert_close(value.detach(), expected.detach(), rtol=1e-12, atol=1e-12)
+        value.backward()
+        for (_, found), gradient in zip(pairs, torch.autograd.grad(expected, weights)):
+            torch.testing.assert_close(whole(found.grad), gradient, rtol=1e-11, atol=1e-13)
+
+
+@check
+def second_derivatives() -> None:
+    """Of what needs no sum over processes inside an exp: kernels, and layers of which each process has all."""
+    for layout, options in (((Shard(0),), OPTIONS[0]), ((Replicate(),), OPTIONS[2])):
+        model, weight = placed(*layout)
+        seconds = []
+        for leaf, value in (
+            (model.weight, SmoothKernelRegularizer(model, STRENGTH, **options)()),
+            (weight, STRENGTH * reference.smooth_kernel_penalty([weight], **options)),
+        ):
+            (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
+            (second,) = torch.autograd.grad(gradient.square().sum(), leaf)
+            seconds.append(whole(second))
+        torch.testing.assert_close(*seconds, rtol=1e-10, atol=1e-12)
+
+
+@check
 def shardings_that_split_kernels_are_refused_by_name() -> None:
     for dimension in (2, 3):
         model, _ = placed(Shard(dimension))
