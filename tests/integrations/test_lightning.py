@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -196,6 +198,15 @@ def test_logs_and_detaches(tmp_path):
         run.optimizers[0].zero_grad()
         run.optimizers[0].step()
         assert torch.equal(net.first.weight, before)
+
+
+def test_a_second_training_lets_go_of_the_first(tmp_path):
+    callback = SmoothKernelCallback(strength=STRENGTH)
+    trainer(tmp_path, callback, epochs=1).fit(Net(), loader())
+    first = weakref.ref(callback.regularizer)
+    trainer(tmp_path, callback, epochs=1).fit(Net(), loader())
+    gc.collect()
+    assert first() is None
 
 
 def test_mistakes_are_named(tmp_path):

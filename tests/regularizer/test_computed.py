@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -116,6 +117,9 @@ def test_replaced_parameters_are_found(model: nn.Module) -> None:
         STRENGTH * reference.smooth_kernel_penalty([model.first.weight]), model.first.weight
     )
     torch.testing.assert_close(model.first.weight.grad, expected, rtol=1e-11, atol=1e-12)
+    gone = weakref.ref(old)
+    del old
+    assert gone() is None  # its memory is not kept
 
 
 @pytest.mark.parametrize(("imported", "initialized"), [(True, False), (False, True), (True, True)])
