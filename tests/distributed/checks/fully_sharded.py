@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor.debug import CommDebugMode
 
 from skreg import SmoothKernelRegularizer, reference
 
@@ -71,6 +72,23 @@ def fsdp_decoupled() -> None:
         SmoothKernelRegularizer(model, STRENGTH, **options).attach(optimizer, decoupled=True)
         train(model, optimizer, 2)
         assert_same(model, single_process(adamw, 2, decoupled=True, **options))
+
+
+@check
+def fsdp_needs_one_gather_for_what_is_summed_and_none_for_the_rest() -> None:
+    for options, wanted in (({}, {"reg": 1, "hook": 0}), (OPTIONS[2], {"reg": 1, "hook": 1})):
+        model = sharded()
+        optimizer = adamw(model.parameters())
+        reg = SmoothKernelRegularizer(model, STRENGTH, **options)
+        with CommDebugMode() as of_reg:
+            reg().backward()
+        assert of_reg.get_total_counts() == wanted["reg"]
+        for decoupled in (False, True):
+            with reg.attach(optimizer, decoupled=decoupled):
+                optimizer.step()  # the first one looks at the length of the step as well
+                with CommDebugMode() as of_hook:
+                    optimizer.step()
+            assert of_hook.get_total_counts() == wanted["hook"]
 
 
 @check
