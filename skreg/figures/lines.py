@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,9 @@ def panels(titles: Iterable[str], runs: Mapping[str, Run], *, across: int = 4) -
         line([], [], label=variant if len(same) == 1 else f"{variant} ({len(same)} runs)", **style(same[0]))
         for variant, same in by_variant(runs).items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=9, handlelength=3)
+    counts = Counter(variant[0] for variant in by_variant(runs))
+    columns = len(counts) if len(set(counts.values())) == 1 else 6  # a loss a column, where all have as many
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=3)
     return figure, axes
 
 

@@ -40,7 +40,7 @@ def texts(panel) -> str:
 
 def test_lines_are_the_distances_of_the_store():
     figure = accuracy_curves(RUNS, FOUND, "l2")
-    assert [axes.get_title() for axes in figure.axes] == ["fgsm", "cw"]
+    assert [axes.get_title() for axes in figure.axes] == ["FGSM", "C&W"]
     for panel, attack, names in zip(figure.axes, ("fgsm", "cw"), (list(RUNS), ["V", "VR"]), strict=True):
         assert len(panel.lines) == len(names)
         for line, name in zip(panel.lines, names, strict=True):
@@ -133,3 +133,9 @@ def test_drawings_of_evaluated_runs(make_run):
     marks = [line for line in drawings[2].figure.axes[0].lines if list(line.get_xdata()) == [0.1, 0.1]]
     assert len(marks) == 1
     assert "eps 0.1" in drawings[2].caption
+
+
+def test_panels_are_spread_over_even_rows():
+    attacks = ("fgsm", "pgd", "deepfool_l2", "deepfool_linf", "adef")
+    figure = accuracy_curves({"V": RUNS["V"]}, {"V": results({attack: [0.1, 0.2] for attack in attacks})}, "l2")
+    assert {axes.get_gridspec().ncols for axes in figure.axes} == {3}
