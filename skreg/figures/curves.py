@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = 0.98  # a panel ends where this share of each model's adversarials is found
-_ACROSS = 4  # panels in a row
 
 _BOUNDED = {
     "l0": "number of values that may change",
@@ -48,16 +47,14 @@ def accuracy_curves(
     """
     check_runs(runs)
     attacks = _attacks(results)
-    figure, axes = panels((attack.replace("_", " ") for attack in attacks), runs, across=_ACROSS)
+    figure, axes = panels((attack.replace("_", " ") for attack in attacks), runs, vertical="accuracy")
     remarks = []
-    for index, (panel, attack) in enumerate(zip(axes, attacks, strict=True)):
+    for panel, attack in zip(axes, attacks, strict=True):
         curves = panel_curves(runs, results, attack, norm)
         for name, curve in curves.items():
             _draw_curve(panel, curve, runs[name])
         panel.set_xlim(0, _end(curves.values()))
         panel.set_xlabel(f"{norm} bound", size=9)
-        if index % _ACROSS == 0:
-            panel.set_ylabel("accuracy", size=9)
         if mark is not None:
             panel.axvline(mark, color="0.35", linewidth=0.8)
         remarks.append(_remarks(curves, runs))
@@ -140,7 +137,7 @@ def _remarks(curves: Mapping[str, Curve], runs: Mapping[str, Run]) -> str:
         chosen = [curve for name, curve in curves.items() if runs[name] in same]
         failed, searches = sum(c.failed for c in chosen), sum(c.searches for c in chosen)
         if failed:
-            shares.append(f"{variant} {100 * failed / searches:.1f}%")
+            shares.append(f"{variant}\N{NO-BREAK SPACE}{100 * failed / searches:.1f}%")
     lines = [f"{next(iter(curves.values())).total} images"]
     lines += textwrap.wrap(f"failed searches: {', '.join(shares)}" if shares else "no search failed", 34)
     if missing := [name for name in runs if name not in curves]:

@@ -10,7 +10,9 @@ from skreg.training import VARIANTS
 PLAIN = {"color": "#4d4d4d", "linestyle": "--"}
 SMOOTH = {"color": "#0072b2", "linestyle": "-"}
 ROUGH = {"color": "#d55e00", "linestyle": ":"}
-_OTHERS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#4d4d4d", "#f0e442")
+
+# For names of no variant, the pale ones darkened to a contrast of 3 on white and on the report's dark page alike.
+_OTHERS = ("#0072b2", "#b87a00", "#009e73", "#bb62a0", "#3d9bd6", "#d55e00", "#757575")
 
 MEANING = {"": "no penalty", "R": "with the penalty (R)", "H": "against it (H)"}
 LOSSES = {"V": "cross-entropy (V)", "T": "TRADES (T)", "A": "adversarial training (A)", "L": "logit pairing (L)"}
