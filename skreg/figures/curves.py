@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from skreg.evaluation import ATTACKS, NORMS, Curve, RunResults, read_results
+from skreg.evaluation.table import TITLES
 from skreg.figures.drawing import Drawing
 from skreg.figures.lines import by_variant, panels, style
 from skreg.figures.lineup import Lineup, check_runs
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = 0.98  # a panel ends where this share of each model's adversarials is found
+_ACROSS = 4  # panels in a row, at most
 
 _BOUNDED = {
     "l0": "number of values that may change",
@@ -47,14 +50,17 @@ def accuracy_curves(
     """
     check_runs(runs)
     attacks = _attacks(results)
-    figure, axes = panels((attack.replace("_", " ") for attack in attacks), runs, vertical="accuracy")
+    across = math.ceil(len(attacks) / math.ceil(len(attacks) / _ACROSS))
+    figure, axes = panels((TITLES[attack] for attack in attacks), runs, across=across)
     remarks = []
-    for panel, attack in zip(axes, attacks, strict=True):
+    for index, (panel, attack) in enumerate(zip(axes, attacks, strict=True)):
         curves = panel_curves(runs, results, attack, norm)
         for name, curve in curves.items():
             _draw_curve(panel, curve, runs[name])
         panel.set_xlim(0, _end(curves.values()))
         panel.set_xlabel(f"{norm} bound", size=9)
+        if index % across == 0:
+            panel.set_ylabel("accuracy", size=9)
         if mark is not None:
             panel.axvline(mark, color="0.35", linewidth=0.8)
         remarks.append(_remarks(curves, runs))

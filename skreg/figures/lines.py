@@ -28,20 +28,14 @@ def style(run: Run) -> dict[str, Any]:
     return {"color": COLOURS[variant[0]], "linestyle": DASHES[variant[1:]], "linewidth": 1.6}
 
 
-def panels(
-    titles: Iterable[str], runs: Mapping[str, Run], *, across: int = 4, vertical: str = ""
-) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel a title, at most `across` in a row, and one legend of the runs' variants below.
+def panels(titles: Iterable[str], runs: Mapping[str, Run], *, across: int = 4) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel a title, `across` in a row, and one legend of the runs' variants below.
 
-    Rows are as even as can be: five panels are three and two. The legend has a column a loss, if all losses have as
-    many variants. Runs of one variant share a line in it, which says how many they are.
-
-    Args:
-        vertical: what to write beside the first panel of each row.
+    Runs of one variant share a line in the legend, which says how many they are.
     """
     names = list(titles)
+    across = min(across, len(names))
     down = math.ceil(len(names) / across)
-    across = math.ceil(len(names) / down)
     figure_class = require("matplotlib.figure", "lab").Figure
     size = (max(across, 2) * _WIDTH, down * _HEIGHT + _BASE)
     figure: Figure = figure_class(figsize=size, layout="constrained")
@@ -52,16 +46,14 @@ def panels(
         panel.grid(color="0.9", linewidth=0.6)
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
-        if index % across == 0:
-            panel.set_ylabel(vertical, size=9)
         axes.append(panel)
     line = require("matplotlib.lines", "lab").Line2D
     handles = [
         line([], [], label=variant if len(same) == 1 else f"{variant} ({len(same)} runs)", **style(same[0]))
         for variant, same in by_variant(runs).items()
     ]
-    variants = Counter(variant[0] for variant in by_variant(runs))
-    columns = len(variants) if len(set(variants.values())) == 1 else 6
+    counts = Counter(variant[0] for variant in by_variant(runs))
+    columns = len(counts) if len(set(counts.values())) == 1 else 6  # a loss a column, where all have as many
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=3)
     return figure, axes
 

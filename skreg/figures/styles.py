@@ -6,13 +6,12 @@ from collections.abc import Iterable
 
 from skreg.training import VARIANTS
 
-# Of Okabe and Ito. A variant without penalty is dashed and R is solid, as in the paper's Figures 7 to 9.
+# After Okabe and Ito, with a contrast of 3 on white or more. A variant without penalty is dashed and R is solid, as in
+# the paper's Figures 7 to 9.
 PLAIN = {"color": "#4d4d4d", "linestyle": "--"}
 SMOOTH = {"color": "#0072b2", "linestyle": "-"}
 ROUGH = {"color": "#d55e00", "linestyle": ":"}
-
-# For names of no variant, the pale ones darkened to a contrast of 3 on white and on the report's dark page alike.
-_OTHERS = ("#0072b2", "#b87a00", "#009e73", "#bb62a0", "#3d9bd6", "#d55e00", "#757575")
+OTHERS = ("#0072b2", "#b87500", "#00805a", "#aa4499", "#2a8fc7", "#d55e00", "#757575", "#8a8000")
 
 MEANING = {"": "no penalty", "R": "with the penalty (R)", "H": "against it (H)"}
 LOSSES = {"V": "cross-entropy (V)", "T": "TRADES (T)", "A": "adversarial training (A)", "L": "logit pairing (L)"}
@@ -30,6 +29,6 @@ def line_styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Colour and dashes of each line among those of one loss: by the penalty's sign, or else by turns."""
     signs = {"": PLAIN, "R": SMOOTH, "H": ROUGH}
     return {
-        name: signs[name[1:]] if name in VARIANTS else {"color": _OTHERS[index % len(_OTHERS)], "linestyle": "-"}
+        name: signs[name[1:]] if name in VARIANTS else {"color": OTHERS[index % len(OTHERS)], "linestyle": "-"}
         for index, name in enumerate(names)
     }

@@ -61,8 +61,9 @@ def layer_curves(runs: Mapping[str, Run], measure: str = "roughness") -> Figure:
     check_choice("measure", measure, LAYER_MEASURES)
     _check(runs)
     layers = list(dict.fromkeys(layer for run in runs.values() for layer in _layers(run)))
-    vertical = "D/E" if measure == "roughness" else measure
-    figure, axes = panels(layers, runs, across=_ACROSS, vertical=vertical)
+    figure, axes = panels(layers, runs, across=_ACROSS)
+    for panel in axes[::_ACROSS]:
+        panel.set_ylabel("D/E" if measure == "roughness" else measure, size=9)
     for panel, layer in zip(axes, layers, strict=True):
         for run in runs.values():
             if layer in _layers(run):

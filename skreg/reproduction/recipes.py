@@ -213,7 +213,7 @@ _CONSTANT_ADAM: dict[str, Any] = {
 # The same stages on few images. CIFAR-10 has the 2-conv net here: ResNet-18 takes minutes an epoch of these on a CPU.
 # Restricted ImageNet has no smaller net, so that it wants a GPU even so.
 QUICK_RECIPES: dict[str, Recipe] = {
-    "four-shapes": _quick(RECIPES["four-shapes"]),
+    "four-shapes": _quick(RECIPES["four-shapes"], strength=0.1),  # so that a few steps show what the penalty does
     "mnist": _quick(RECIPES["mnist"]),
     "fashion-mnist": _quick(RECIPES["fashion-mnist"]),
     "cifar10": _quick(RECIPES["cifar10"], net="two_conv", channels_last=False, strength=1e-3, **_CONSTANT_ADAM),

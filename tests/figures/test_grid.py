@@ -8,7 +8,7 @@ from matplotlib.text import Text
 
 from skreg.figures.grid import FAILED, FRAME, Cell, image_grid
 from skreg.figures.lines import COLOURS
-from skreg.figures.styles import PLAIN, ROUGH, SMOOTH
+from skreg.figures.styles import OTHERS, PLAIN, ROUGH, SMOOTH
 
 
 def cells(rows: int, columns: int, channels: int = 1, **options):
@@ -97,7 +97,7 @@ def test_words_and_lines_have_contrast_on_the_white_page():
     assert {"failed", "target class", "original class", "a"} <= {text.get_text() for text in words}
     for text in words:
         assert contrast_on_white(text.get_color()) >= 4.5, text.get_text()
-    for colour in (FRAME, FAILED, *COLOURS.values(), PLAIN["color"], SMOOTH["color"], ROUGH["color"]):
+    for colour in (FRAME, FAILED, *COLOURS.values(), *OTHERS, *(each["color"] for each in (PLAIN, SMOOTH, ROUGH))):
         assert contrast_on_white(colour) >= 3, colour  # for what is not text
 
 

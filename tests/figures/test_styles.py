@@ -20,6 +20,6 @@ def contrast(colour: str, other: str) -> float:
 @pytest.mark.parametrize("background", [WHITE, DARK])
 def test_lines_of_names_that_are_no_variants_stand_out(background):
     assert contrast(WHITE, "#000000") == pytest.approx(21)
-    colours = [look["color"] for look in line_styles(f"net{number}" for number in range(7)).values()]
-    assert len(set(colours)) == 7
+    colours = [look["color"] for look in line_styles(f"net{number}" for number in range(8)).values()]
+    assert len(set(colours)) == 8
     assert min(contrast(colour, background) for colour in colours) >= 3

@@ -89,8 +89,8 @@ def test_a_real_writer(tmp_path):
     assert pixels[5, 5].tolist() == [255, 0, 0]
 
 
-def record(epoch, value):
-    layers = [{"name": "conv.weight", "norm": 2.0, "roughness": 0.5}]
+def record(epoch, value, names=("conv.weight",)):
+    layers = [{"name": name, "norm": 2.0, "roughness": 0.5} for name in names]
     return {**dict.fromkeys(_SCALARS, value), "epoch": epoch, "layers": layers}
 
 
@@ -119,7 +119,7 @@ def test_progress_of_a_net_whose_weights_are_seen(tmp_path):
     progress.begin(epoch=0, epochs=2, steps=1)
     for epoch in (1, 2):
         progress.weights(epoch, reg)
-        progress.epoch(record(epoch, 1.0))
+        progress.epoch(record(epoch, 1.0, reg.names))
     writer = progress._writer
     progress.end()
     assert writer.file_writer is None  # closed
