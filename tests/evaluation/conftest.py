@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from skreg.evaluation import carlini_wagner
-from skreg.training import Run, TrainConfig, train
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,22 +19,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """VR on four shapes, trained until it is right more often than not; tests that change its files take a copy."""
-    config = TrainConfig(
-        data="four-shapes",
-        variant="VR",
-        limit=200,
-        epochs=3,
-        learning_rate=2e-3,
-        eps=0.02,
-        validation_attack_steps=1,
-        device="cpu",
-    )
-    return train(config, tmp_path_factory.mktemp("runs") / "VR")
 
 
 @pytest.fixture

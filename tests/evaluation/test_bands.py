@@ -7,7 +7,21 @@ from skreg import cli
 from skreg.data import load
 from skreg.evaluation import robust_accuracy
 from skreg.evaluation.bands import measure_bands, write_bands
-from skreg.training import RunError
+from skreg.training import RunError, TrainConfig, train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    config = TrainConfig(
+        data="four-shapes",
+        variant="V",
+        limit=200,
+        epochs=3,
+        learning_rate=2e-3,
+        validation_attack_steps=1,
+        device="cpu",
+    )
+    return train(config, tmp_path_factory.mktemp("runs") / "V")
 
 
 def test_every_band_is_measured_and_more_of_it_hurts_no_less(run, tmp_path):
@@ -29,7 +43,7 @@ def test_every_band_is_measured_and_more_of_it_hurts_no_less(run, tmp_path):
         assert strong <= weak <= clean.count
     attacked = [each.accuracy.count for each in results if each.kind == "attack"]
     assert min(attacked) < clean.count
-    assert steps[-1] == "VR: attack high 4"
+    assert steps[-1] == "V: attack high 4"
 
     write_bands(tmp_path / "bands.csv", results)
     with (tmp_path / "bands.csv").open() as file:

@@ -15,7 +15,21 @@ from typer.testing import CliRunner
 from skreg import cli
 from skreg.data import load
 from skreg.evaluation import ATTACKS, PAPER_BOUNDS, as_dict, evaluate_runs, robust_accuracy, store, write_results
-from skreg.training import RunError
+from skreg.training import RunError, TrainConfig, train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    config = TrainConfig(
+        data="four-shapes",
+        variant="VR",
+        limit=100,
+        epochs=2,
+        eps=0.02,
+        validation_attack_steps=1,
+        device="cpu",
+    )
+    return train(config, tmp_path_factory.mktemp("runs") / "VR")
 
 
 def test_result_lies_beside_the_weights(run):
