@@ -143,7 +143,7 @@ def _remarks(curves: Mapping[str, Curve], runs: Mapping[str, Run]) -> str:
         chosen = [curve for name, curve in curves.items() if runs[name] in same]
         failed, searches = sum(c.failed for c in chosen), sum(c.searches for c in chosen)
         if failed:
-            shares.append(f"{variant} {100 * failed / searches:.1f}%")
+            shares.append(f"{variant}\N{NO-BREAK SPACE}{100 * failed / searches:.1f}%")
     lines = [f"{next(iter(curves.values())).total} images"]
     lines += textwrap.wrap(f"failed searches: {', '.join(shares)}" if shares else "no search failed", 34)
     if missing := [name for name in runs if name not in curves]:

@@ -34,7 +34,7 @@ class Deception:
     Attributes:
         adversarial: N C H W; the image itself where there is none.
         found: N, bool: the attack turned a correct prediction into a wrong one. False for a failed search, and for
-            an image that was misclassified from the start and so needed none.
+            an image that was misclassified from the start and so needed none; never where `prediction` is right.
         prediction: N, int64, the class with the highest logit of `adversarial`.
         confidence: N, its softmax probability.
     """
@@ -59,7 +59,9 @@ def deceive(model: nn.Module, images: Tensor, labels: Tensor, attack: str, *, se
     with attack_mode(model, "eval"), torch.no_grad():
         logits = torch.cat([model(x) for x, _ in minibatches(result.adversarial, labels, BATCH)])
     confidence, prediction = logits.softmax(dim=1).max(dim=1)
-    return Deception(result.adversarial, result.success & (result.linf > 0), prediction, confidence)
+    # At a boundary rounding decides: the search may have seen another class than this batch does.
+    found = result.success & (result.linf > 0) & (prediction != labels)
+    return Deception(result.adversarial, found, prediction, confidence)
 
 
 def most_deceptive(deceptions: Sequence[Deception], labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:

@@ -234,8 +234,9 @@ def draw_targeted(lineup: Lineup, attack: str) -> Iterator[Drawing]:
             title=f"{name}: every class turned into every other by {_NAMES[attack]}",
             caption=f"The first test image of each class of {lineup.info.name}, in the fixed permutation of "
             f"skreg.data.load (columns; framed: the original), changed until {name} sees the class of the row. {how}; "
-            "nothing is random. Below each image, the l2 and linf norms of the perturbation; median l2 of those "
-            f"found {median:.2g}. {failed} of {int(off.sum())} attacks failed; these are faded and crossed out.",
+            "nothing is random. Below each image, the l2 and linf norms of the perturbation, 0 where the "
+            f"original is taken for the target; median l2 of those found {median:.2g}. {failed} of {int(off.sum())} "
+            "attacks failed; these are faded and crossed out.",
             alt=f"A table of {count} by {count} images, a column for each original and a row for each target among "
             f"{', '.join(classes)}, with the size of the perturbation below each.",
             figure=targeted_grid(images.cpu(), predictions, result, classes),

@@ -74,7 +74,7 @@ def test_one_colour_a_loss_and_dashes_by_the_penalty():
 
 def test_each_panel_says_what_failed_and_how_many_images_it_has():
     fgsm, cw = accuracy_curves(RUNS, FOUND, "l2").axes
-    assert texts(fgsm) == "4 images\nfailed searches: VR 33.3%"  # of the three that were searched
+    assert texts(fgsm) == "4 images\nfailed searches: VR\xa033.3%"  # of the three that were searched
     assert texts(cw) == "4 images\nno search failed\nnot attacked: AH"
     assert fgsm.get_ylim()[1] == cw.get_ylim()[1] > 1.2  # room for the words above 1
 
@@ -101,7 +101,7 @@ def test_several_runs_of_a_variant_share_a_line_of_the_legend():
     found["c"] = results({"fgsm": [0.2, 0.2]})
     figure = accuracy_curves(runs, found, "l2")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["VR (2 runs)", "V"]
-    assert "VR 25.0%" in texts(figure.axes[0])
+    assert "VR\xa025.0%" in texts(figure.axes[0])
 
 
 def test_what_cannot_be_drawn_is_an_error():

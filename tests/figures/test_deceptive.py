@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from skreg.evaluation import run_attack
-from skreg.figures import deceptive_grid
+from skreg.figures import deceptive, deceptive_grid
 from skreg.figures.deceptive import Deception, deceive, most_deceptive
 
 CLASSES = ("even", "odd", "third")
@@ -37,6 +39,19 @@ def test_deceive_reports_what_the_model_makes_of_its_adversarial_images():
     assert not result.found[4]
     assert result.found.sum() > 4
     assert (result.prediction[result.found] != labels[result.found]).all()
+
+
+def test_who_is_right_after_all_is_not_deceived(monkeypatch):
+    """The search and a batch of another size may round a boundary to different sides."""
+    model, images = net(), torch.rand(2, 1, 8, 8)
+    labels = model(images).argmax(dim=1)
+    claims = torch.tensor([True, True])
+    monkeypatch.setattr(
+        deceptive,
+        "run_attack",
+        lambda *_, **__: SimpleNamespace(adversarial=images, success=claims, linf=torch.tensor([0.1, 0.1])),
+    )
+    assert not deceive(model, images, labels, "adef").found.any()
 
 
 def test_the_mean_over_models_chooses_and_who_was_not_deceived_counts_nothing():
