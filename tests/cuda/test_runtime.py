@@ -193,6 +193,19 @@ else:
 total = skreg.smooth_kernel_penalty(here + weights)
 wanted = skreg.reference.smooth_kernel_penalty([w.detach().cpu() for w in here + weights])
 torch.testing.assert_close(total.cpu(), wanted)
+for decoupled in (False, True):
+    nets = [torch.nn.ModuleList([torch.nn.Conv2d(3, 5, 3), torch.nn.Conv2d(5, 2, 5)]) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    nets[0][0].to("cuda:0")
+    nets[0][1].to("cuda:1")
+    for net in nets:
+        for parameter in net.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        skreg.SmoothKernelRegularizer(net, strength=0.1).attach(optimizer, decoupled=decoupled)
+        optimizer.step()
+    for found, wanted in zip(nets[0].parameters(), nets[1].parameters()):
+        torch.testing.assert_close(found.cpu(), wanted, rtol=1e-5, atol=1e-6)
 print("two devices are right")
 """
 
