@@ -176,7 +176,7 @@ def test_command_sets_options_of_single_variants(tmp_path):
     assert result.exit_code == 0, result.output
     chosen = {name: load_run(tmp_path / "o" / "runs" / name).config for name in ("T", "TR")}
     assert (chosen["T"].gamma, chosen["TR"].gamma) == (0.5, 2)
-    assert (chosen["T"].strength, chosen["TR"].strength) == (0.01, 10)
+    assert (chosen["T"].strength, chosen["TR"].strength) == (0.1, 10)
     record = json.loads((tmp_path / "o" / "recipe.json").read_text())
     assert record["training"]["gamma"] == 2
     assert record["variants"] == {"TR": {"strength": 10}, "T": {"gamma": 0.5}}
