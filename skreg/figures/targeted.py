@@ -14,6 +14,7 @@ from skreg._extras import require
 from skreg.attacks import attack_mode, fgsm, pgd
 from skreg.attacks.deformation import Deformation
 from skreg.evaluation.attacks import check_inputs, finite_forward
+from skreg.evaluation.foolbox3 import carlini_wagner
 from skreg.figures.drawing import Drawing
 from skreg.figures.grid import Cell, image_grid
 from skreg.figures.lineup import Lineup
@@ -108,7 +109,10 @@ def _search(forward: nn.Module, images: Tensor, labels: Tensor, targets: Tensor,
     if attack == "adef":
         return Deformation().run(forward, images, labels, targets)[0]
     if attack == "cw":
-        return _carlini_wagner(forward, images, targets, effort.cw_steps)
+        criterion = require("foolbox", "lab").criteria.TargetedMisclassification(targets)
+        return carlini_wagner(
+            forward, images, criterion, binary_search_steps=5, steps=effort.cw_steps, initial_const=1.0
+        )
 
     def at(index: Tensor, eps: Tensor) -> Tensor:
         x, y, t = images[index], labels[index], targets[index]
@@ -150,14 +154,6 @@ def _reached(forward: nn.Module, points: Tensor, targets: Tensor) -> Tensor:
     with torch.no_grad():
         reached: Tensor = forward(points).argmax(dim=1) == targets
     return reached
-
-
-def _carlini_wagner(forward: nn.Module, images: Tensor, targets: Tensor, steps: int) -> Tensor:
-    foolbox = require("foolbox", "lab")
-    wrapped = foolbox.PyTorchModel(forward, bounds=(0, 1), device=images.device)
-    attack = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=5, steps=steps, initial_const=1.0)
-    points: Tensor = attack(wrapped, images, foolbox.criteria.TargetedMisclassification(targets), epsilons=None)[0]
-    return points
 
 
 def targeted_grid(images: Tensor, predictions: Tensor, result: TargetedResult, classes: Sequence[str]) -> Figure:

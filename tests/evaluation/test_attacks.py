@@ -256,6 +256,23 @@ def test_no_gradient_is_a_failed_search_and_no_success(constant_model, grey_imag
     assert torch.isinf(result.linf).all()
 
 
+class OnlyBlack(torch.nn.Module):
+    """Class 0 without a gradient, and class 1 where all is black."""
+
+    def forward(self, images):
+        flat = 0.0 * images.flatten(1).sum(dim=1)
+        return torch.stack([flat, flat - 1 + 2 * (images.flatten(1) == 0).all(dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("preset", ["paper", "foolbox3"])
+@pytest.mark.usefixtures("short_cw")
+def test_black_that_foolbox_returns_for_a_failed_search_is_no_success(grey_images, preset):
+    images = grey_images.float()
+    result = run_attack(OnlyBlack(), images, torch.zeros(12, dtype=torch.int64), "cw", preset=preset)
+    assert not result.success.any()
+    assert torch.equal(result.adversarial, images)
+
+
 def test_eps_bounds_what_counts_but_not_the_search(make_linear, grey_images):
     model = make_linear(2)
     labels = predictions(model, grey_images)

@@ -89,6 +89,18 @@ def test_a_class_that_cannot_be_reached_is_a_failure():
         assert torch.equal(result.adversarial, images)
 
 
+def test_the_black_image_of_a_failed_search_is_no_find():
+    class OnlyBlack(nn.Module):
+        def forward(self, images):
+            flat = 0.0 * images.flatten(1).sum(dim=1)
+            return torch.stack([flat, flat - 1 + 2 * (images.flatten(1) == 0).all(dim=1)], dim=1)
+
+    images = torch.full((2, 1, 8, 8), 0.5, dtype=torch.float64)
+    result = targeted_attack(OnlyBlack(), images, torch.zeros(2).long(), torch.ones(2).long(), "cw", Effort(cw_steps=5))
+    assert not result.success.any()
+    assert torch.equal(result.adversarial, images)
+
+
 def test_model_is_left_as_it_was(problem):
     model, images, labels, targets = problem
     model.train()
