@@ -30,6 +30,7 @@ def to_pdf(report: Report) -> bytes:
             pages.savefig(_text_page(text))
         for section in report.sections:
             for drawing in section.drawings:
+                layout = drawing.figure.get_layout_engine()
                 added, top, bottom = _add_words(drawing)
                 width, height = drawing.figure.get_size_inches()
                 try:
@@ -39,6 +40,7 @@ def to_pdf(report: Report) -> bytes:
                         each.remove()
                     for legend in drawing.figure.legends:
                         legend.set_bbox_to_anchor(None)
+                    drawing.figure.set_layout_engine(layout)
         for section in report.sections:
             for table in section.setup:
                 pages.savefig(_text_page(f"{section.data}\n\n{table_text(table)}"))
@@ -80,6 +82,9 @@ def _add_words(drawing: Drawing) -> tuple[list[Artist], float, float]:
     caption = textwrap.wrap(drawing.caption, max(20, int((width - 0.4) / _CHARACTER)))
     options: dict[str, Any] = {"parse_math": False, "va": "top", "size": _SIZE}
     title = figure.text(0.2 / width, 1 + 0.35 / height, drawing.title, **options, weight="bold")
+    # Laid out before a legend is moved, which takes from it the room that the layout keeps for it.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     for legend in figure.legends:  # below the panels, and not at the edge of the page, where the caption is
         legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
     words = figure.text(0.2 / width, -0.1 / height, "\n".join(caption), **options, linespacing=1.3)
