@@ -5,7 +5,8 @@
 
 The two-conv net of the study of eight variants (as many images and epochs, the same optimizer), judged after its last
 epoch: clean and under PGD (20 steps, margin loss) on test images, with roughness and norm of its layers. OUTPUT.csv is
-written after each net; nets that it has are left out. A minute a net for V, five for A.
+written after each net; nets that it has are left out. The decoupled step multiplies the strength by the learning rate:
+it wants a --strength some hundred times larger.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def train(form: str, loss: str, strength: float, seed: int) -> tuple[nn.Module, 
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     if form != "none":
         regularizer.attach(optimizer, decoupled=form == "decoupled")
-    attack = PGD(eps=RADII["A"][-1], steps=ATTACK_STEPS)
+    attack = PGD(eps=CONFIG.eps, steps=ATTACK_STEPS)
     for _ in range(CONFIG.epochs):
         for x, y in batches(images, labels, CONFIG.batch_size, shuffle=True, generator=order):
             optimizer.zero_grad()

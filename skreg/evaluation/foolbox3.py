@@ -10,7 +10,6 @@ from torch import Tensor, nn
 import skreg.attacks
 from skreg._extras import require
 from skreg.evaluation import search
-from skreg.evaluation.search import per_image
 
 DEEPFOOL_NORMS = {"deepfool_l2": 2.0, "deepfool_linf": torch.inf}
 
@@ -74,4 +73,4 @@ def carlini_wagner(model: nn.Module, images: Tensor, criterion: Any, **options: 
     points: Tensor
     _, points, _ = foolbox.attacks.L2CarliniWagnerAttack(**options)(wrapped, images, criterion, epsilons=None)
     found = points.flatten(1).any(dim=1)
-    return torch.where(per_image(found, images), points, images)
+    return torch.where(search.per_image(found, images), points, images)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-# Accuracy in percent: clean, then under each attack in this order.
-COLUMNS = ("clean", "fgsm", "pgd", "deepfool_l2", "deepfool_linf", "cw", "adef", "salt_pepper")
+from skreg.evaluation.attacks import ATTACKS
+
+# Accuracy in percent: clean, then under each of ATTACKS in their order.
 _TABLE_1 = {
     "mnist": {
         "V": (98.9, 1.3, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
@@ -57,4 +58,4 @@ def paper_accuracy(data: str, variant: str) -> dict[str, float] | None:
         Accuracy in percent by column: "clean" and the names of the attacks; None where the paper has no such row.
     """
     row = _TABLE_1.get(data, {}).get(variant.upper())
-    return None if row is None else dict(zip(COLUMNS, row, strict=True))
+    return None if row is None else dict(zip(("clean", *ATTACKS), row, strict=True))

@@ -167,13 +167,15 @@ def _table_1(group: Sequence[Evaluation]) -> Table:
 def _beside_the_paper(group: Sequence[Evaluation]) -> list[Table]:
     """The paper's numbers under ours, for the models that are called by a variant of its Table 1."""
     first = group[0]
-    rows = [
-        (each.name, *(f"{100 * ours[column].value:.1f}\npaper {theirs[column]:.1f}" for column in ours))
-        for each in group
-        if (theirs := paper_accuracy(each.data, each.name))
-        for ours in [{"clean": each.clean} | {s.attack: s.accuracy for s in each.attacks}]
-    ]
-    if not rows or first.preset != "paper":
+    if first.preset != "paper":
+        return []
+    rows = []
+    for each in group:
+        if theirs := paper_accuracy(each.data, each.name):
+            ours = {"clean": each.clean} | {summary.attack: summary.accuracy for summary in each.attacks}
+            cells = [f"{100 * share.value:.1f}\npaper {theirs[column]:.1f}" for column, share in ours.items()]
+            rows.append((each.name, *cells))
+    if not rows:
         return []
     columns = ("model", "clean", *(TITLES[s.attack] for s in first.attacks))
     note = (

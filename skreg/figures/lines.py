@@ -47,12 +47,13 @@ def panels(titles: Iterable[str], runs: Mapping[str, Run], *, across: int = 4) -
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
         axes.append(panel)
+    groups = by_variant(runs)
     line = require("matplotlib.lines", "lab").Line2D
     handles = [
         line([], [], label=variant if len(same) == 1 else f"{variant} ({len(same)} runs)", **style(same[0]))
-        for variant, same in by_variant(runs).items()
+        for variant, same in groups.items()
     ]
-    counts = Counter(variant[0] for variant in by_variant(runs))
+    counts = Counter(variant[0] for variant in groups)
     columns = len(counts) if len(set(counts.values())) == 1 else 6  # a loss a column, where all have as many
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=3)
     return figure, axes

@@ -11,7 +11,7 @@ from skreg.training import VARIANTS
 PLAIN = {"color": "#4d4d4d", "linestyle": "--"}
 SMOOTH = {"color": "#0072b2", "linestyle": "-"}
 ROUGH = {"color": "#d55e00", "linestyle": ":"}
-OTHERS = ("#0072b2", "#b87500", "#00805a", "#aa4499", "#2a8fc7", "#d55e00", "#757575", "#8a8000")
+_OTHERS = ("#0072b2", "#b87500", "#00805a", "#aa4499", "#2a8fc7", "#d55e00", "#757575", "#8a8000")
 
 MEANING = {"": "no penalty", "R": "with the penalty (R)", "H": "against it (H)"}
 LOSSES = {"V": "cross-entropy (V)", "T": "TRADES (T)", "A": "adversarial training (A)", "L": "logit pairing (L)"}
@@ -29,6 +29,6 @@ def line_styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Colour and dashes of each line among those of one loss: by the penalty's sign, or else by turns."""
     signs = {"": PLAIN, "R": SMOOTH, "H": ROUGH}
     return {
-        name: signs[name[1:]] if name in VARIANTS else {"color": OTHERS[index % len(OTHERS)], "linestyle": "-"}
+        name: signs[name[1:]] if name in VARIANTS else {"color": _OTHERS[index % len(_OTHERS)], "linestyle": "-"}
         for index, name in enumerate(names)
     }

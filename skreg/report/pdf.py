@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from skreg._extras import require
@@ -13,8 +14,8 @@ from skreg.report.content import Report
 from skreg.report.text import checks_text, facts_text, table_text
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 _MARGIN = 0.5  # inches
 _SIZE = 9.0  # points
@@ -24,23 +25,13 @@ _CHARACTER, _LINE = 0.602 * _SIZE / 72, 1.3 * _SIZE / 72  # inches, of the monos
 def to_pdf(report: Report) -> bytes:
     """The whole file."""
     buffer = io.BytesIO()
-    box = require("matplotlib.transforms", "lab").Bbox
     with require("matplotlib.backends.backend_pdf", "lab").PdfPages(buffer, metadata={"Title": report.title}) as pages:
         for text in _front(report):
             pages.savefig(_text_page(text))
         for section in report.sections:
             for drawing in section.drawings:
-                layout = drawing.figure.get_layout_engine()
-                added, top, bottom = _add_words(drawing)
-                width, height = drawing.figure.get_size_inches()
-                try:
-                    pages.savefig(drawing.figure, bbox_inches=box([[0, -bottom], [width, height + top]]))
-                finally:
-                    for each in added:
-                        each.remove()
-                    for legend in drawing.figure.legends:
-                        legend.set_bbox_to_anchor(None)
-                    drawing.figure.set_layout_engine(layout)
+                with _words(drawing) as page:
+                    pages.savefig(drawing.figure, bbox_inches=page)
         for section in report.sections:
             for table in section.setup:
                 pages.savefig(_text_page(f"{section.data}\n\n{table_text(table)}"))
@@ -75,17 +66,29 @@ def _text_page(text: str) -> Figure:
     return page
 
 
-def _add_words(drawing: Drawing) -> tuple[list[Artist], float, float]:
-    """Write title and caption above and below a figure; what was added, and the inches that they take."""
+@contextmanager
+def _words(drawing: Drawing) -> Iterator[Bbox]:
+    """Title and caption above and below a figure for the while; yields the page, in inches."""
     figure = drawing.figure
     width, height = figure.get_size_inches()
     caption = textwrap.wrap(drawing.caption, max(20, int((width - 0.4) / _CHARACTER)))
     options: dict[str, Any] = {"parse_math": False, "va": "top", "size": _SIZE}
-    title = figure.text(0.2 / width, 1 + 0.35 / height, drawing.title, **options, weight="bold")
+    bottom = 0.3 + len(caption) * _LINE
     # Laid out before a legend is moved, which takes from it the room that the layout keeps for it.
     figure.draw_without_rendering()
+    layout = figure.get_layout_engine()
     figure.set_layout_engine("none")
     for legend in figure.legends:  # below the panels, and not at the edge of the page, where the caption is
         legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
-    words = figure.text(0.2 / width, -0.1 / height, "\n".join(caption), **options, linespacing=1.3)
-    return [title, words], 0.5, 0.3 + len(caption) * _LINE
+    added = [
+        figure.text(0.2 / width, 1 + 0.35 / height, drawing.title, **options, weight="bold"),
+        figure.text(0.2 / width, -0.1 / height, "\n".join(caption), **options, linespacing=1.3),
+    ]
+    try:
+        yield require("matplotlib.transforms", "lab").Bbox([[0, -bottom], [width, height + 0.5]])
+    finally:
+        for each in added:
+            each.remove()
+        for legend in figure.legends:
+            legend.set_bbox_to_anchor(None)
+        figure.set_layout_engine(layout)

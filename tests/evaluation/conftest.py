@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skreg.evaluation import carlini_wagner
+from skreg.evaluation import Evaluation, carlini_wagner, evaluate_model
+
+GRADIENT_ATTACKS = ("fgsm", "pgd", "deepfool_l2", "deepfool_linf")  # quick, and nothing in them is random
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -122,3 +124,15 @@ def make_linear() -> Callable[[int], nn.Module]:
         return model
 
     return make
+
+
+@pytest.fixture
+def evaluation(make_linear, grey_images) -> Evaluation:
+    """Of a linear model that errs on 2 of 12 images."""
+    model = make_linear(2)
+    with torch.no_grad():
+        labels = model(grey_images).argmax(dim=1)
+    labels[:2] = 1 - labels[:2]
+    return evaluate_model(
+        model, grey_images, labels, eps=0.02, name="V", data="toys", attacks=GRADIENT_ATTACKS, batch_size=5
+    )

@@ -8,7 +8,7 @@ from matplotlib.text import Text
 
 from skreg.figures.grid import FAILED, FRAME, Cell, image_grid
 from skreg.figures.lines import COLOURS
-from skreg.figures.styles import OTHERS, PLAIN, ROUGH, SMOOTH
+from skreg.figures.styles import PLAIN, ROUGH, SMOOTH, line_styles
 
 
 def cells(rows: int, columns: int, channels: int = 1, **options):
@@ -79,14 +79,15 @@ def luminance(colour) -> float:
     return sum(weight * v for weight, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def contrast_on_white(colour) -> float:
+def contrast(colour, background="white") -> float:
     """WCAG 2."""
-    return 1.05 / (luminance(colour) + 0.05)
+    low, high = sorted((luminance(colour), luminance(background)))
+    return (high + 0.05) / (low + 0.05)
 
 
 def test_contrast_is_that_of_wcag():
-    assert contrast_on_white("black") == pytest.approx(21)
-    assert contrast_on_white("#767676") == pytest.approx(4.54, abs=0.01)  # the lightest grey that passes
+    assert contrast("black") == pytest.approx(21)
+    assert contrast("#767676") == pytest.approx(4.54, abs=0.01)  # the lightest grey that passes
 
 
 def test_words_and_lines_have_contrast_on_the_white_page():
@@ -96,9 +97,16 @@ def test_words_and_lines_have_contrast_on_the_white_page():
     words = [text for text in figure.findobj(Text) if text.get_text()]
     assert {"failed", "target class", "original class", "a"} <= {text.get_text() for text in words}
     for text in words:
-        assert contrast_on_white(text.get_color()) >= 4.5, text.get_text()
-    for colour in (FRAME, FAILED, *COLOURS.values(), *OTHERS, *(each["color"] for each in (PLAIN, SMOOTH, ROUGH))):
-        assert contrast_on_white(colour) >= 3, colour  # for what is not text
+        assert contrast(text.get_color()) >= 4.5, text.get_text()
+    for colour in (FRAME, FAILED, *COLOURS.values(), *(each["color"] for each in (PLAIN, SMOOTH, ROUGH))):
+        assert contrast(colour) >= 3, colour  # for what is not text
+
+
+def test_lines_of_names_that_are_no_variants_stand_out_on_paper_and_on_a_dark_page():
+    colours = [look["color"] for look in line_styles(f"net{number}" for number in range(8)).values()]
+    assert len(set(colours)) == 8
+    for background in ("white", "#14161a"):
+        assert min(contrast(colour, background) for colour in colours) >= 3
 
 
 def test_column_titles_have_one_size():
