@@ -191,7 +191,6 @@ class GradientAddition(_Hook):
         # GradScaler leaves the gradients of a fused optimizer scaled, and says by how much in this attribute.
         self.add(optimizer, getattr(optimizer, "grad_scale", None))
 
-    @torch.no_grad()
     def add(self, optimizer: Optimizer, scale: Tensor | None = None) -> None:
         """Do it now, for a loop that computes the gradients inside of its step.
 
