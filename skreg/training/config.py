@@ -163,6 +163,11 @@ class TrainConfig:
         return self.variant[0]
 
     @property
+    def memory_format(self) -> torch.memory_format:
+        """In which images and weights are kept."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
     def signed_strength(self) -> float:
         """The factor lambda of the penalty in the loss: positive for R, negative for H, else 0."""
         return self.strength * {"": 0.0, "R": 1.0, "H": -1.0}[self.variant[1:]]

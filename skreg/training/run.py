@@ -64,7 +64,7 @@ class Run:
             device: where to put it.
 
         Returns:
-            the net in eval mode.
+            the net in eval mode, in the memory format that it was trained in.
 
         Raises:
             ValueError: for another `which`.
@@ -77,7 +77,7 @@ class Run:
         with torch.random.fork_rng([]):  # its fresh weights are of no use, so they cost the caller no numbers
             model = build_model(self.config)
         load_weights(model, weights, file)
-        return model.to(device).eval()
+        return model.to(device).to(memory_format=self.config.memory_format).eval()
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:

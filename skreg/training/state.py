@@ -46,8 +46,7 @@ class State:
 
     @classmethod
     def start(cls, config: TrainConfig, steps_per_epoch: int, group: Group) -> State:
-        memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-        model = build_model(config).to(config.device).to(memory_format=memory_format)
+        model = build_model(config).to(config.device).to(memory_format=config.memory_format)
         network = model
         if group.size > 1:
             network = model = synchronise_batch_norm(model, config.device)

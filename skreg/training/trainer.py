@@ -206,7 +206,6 @@ def _train_epoch(
     check_interrupt: Callable[[], None],
 ) -> dict[str, float]:
     network, device, group = state.network.train(), torch.device(config.device), state.group
-    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     loss_function = LOSSES[config.loss]
     attack = PGD(eps=_eps(config), steps=config.attack_steps, step_size=config.step_size)
     no_penalty = torch.zeros((), device=device)
@@ -215,7 +214,7 @@ def _train_epoch(
 
     order = torch.randperm(len(train_set[1]), generator=state.order)
     for step, part in enumerate(_parts(config, train_set, order, group), start=1):
-        images, labels = part.images.contiguous(memory_format=memory_format), part.labels
+        images, labels = part.images.contiguous(memory_format=config.memory_format), part.labels
         noise = _noise(state.noise, part)
         diagnose = partial(find_bad_layer, state.model, images)
         try:
@@ -246,7 +245,6 @@ def _train_epoch(
 def _validate(config: TrainConfig, state: State, validation_set: _Examples) -> dict[str, float]:
     """Loss and accuracy on clean images, accuracy under PGD on some; always in full precision."""
     model, group = state.model.eval(), state.group
-    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     every = torch.arange(len(validation_set[1]))
     count = min(config.validation_attack_images, len(every))
     # Evenly spread, because some data sets are sorted by class.
@@ -258,12 +256,12 @@ def _validate(config: TrainConfig, state: State, validation_set: _Examples) -> d
     sums = torch.zeros(3, device=config.device)  # loss, correct, correct under PGD
     with torch.no_grad():
         for part in _parts(config, validation_set, every, group):
-            logits = model(part.images.contiguous(memory_format=memory_format)).float()[: part.counted]
+            logits = model(part.images.contiguous(memory_format=config.memory_format)).float()[: part.counted]
             target = part.labels[: part.counted]
             sums[0] += F.cross_entropy(logits, target, reduction="sum")
             sums[1] += (logits.argmax(1) == target).sum()
         for part in _parts(config, validation_set, chosen, group):
-            images = part.images.contiguous(memory_format=memory_format)
+            images = part.images.contiguous(memory_format=config.memory_format)
             adversarial = attack(model, images, part.labels, generator=_noise(noise, part))
             sums[2] += (model(adversarial).argmax(1) == part.labels)[: part.counted].sum()
     loss, correct, correct_under_pgd = group.sum(sums).tolist()

@@ -66,6 +66,15 @@ def test_best_and_last_load_in_eval_mode(finished):
         finished.load_model("first")
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_net_comes_in_the_memory_format_of_its_training(finished, channels_last):
+    config = dataclasses.replace(finished.config, channels_last=channels_last)
+    model = dataclasses.replace(finished, config=config).load_model()
+    # The second one's: with a single channel both formats are the same.
+    assert model.conv2.weight.is_contiguous(memory_format=torch.channels_last) is channels_last
+    assert torch.equal(model.conv2.weight, finished.load_model().conv2.weight)
+
+
 def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(RunError, match=r"no run here \(config.json is missing\)"):
         load_run(tmp_path)
