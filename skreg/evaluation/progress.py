@@ -105,7 +105,7 @@ class ConsoleProgress:
         self._task = self._bar.add_task("", total=1.0, left="")
         self._begun = self._told = time.monotonic()
         self._shown: tuple[str, str] | None = None
-        self._share = self._skipped = 0.0
+        self._share = self._worked = 0.0
 
     def __enter__(self) -> ConsoleProgress:
         self._bar.start()
@@ -116,8 +116,8 @@ class ConsoleProgress:
 
     def __call__(self, step: Step) -> None:
         """Show `step`."""
-        if step.done == step.kept:  # only looked up, so no sign of how fast the work goes
-            self._skipped += max(0.0, step.share - self._share)
+        if step.done > step.kept:  # what was only looked up is no sign of how fast the work goes
+            self._worked += max(0.0, step.share - self._share)
         self._share = step.share
         left = self._left()
         self._bar.update(self._task, description=str(step), completed=step.share, left=left)
@@ -129,10 +129,9 @@ class ConsoleProgress:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _left(self) -> str:
-        worked = self._share - self._skipped
-        if worked <= 0:
+        if not self._worked:
             return ""
-        return f"about {duration((time.monotonic() - self._begun) * (1 - self._share) / worked)} left"
+        return f"about {duration((time.monotonic() - self._begun) * (1 - self._share) / self._worked)} left"
 
 
 def duration(seconds: float) -> str:
