@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -129,12 +130,16 @@ def tabulate_pairs(folder: Path, pairs: Iterable[Sequence[str]]) -> list[dict]:
 def plane(runs: dict[str, Run]) -> Figure:
     """Roughness against norm, a panel a layer and a mark a run: smoothness and growth are seen apart."""
     figure = Figure(figsize=(9, 4), layout="constrained")
-    layers = [layer["name"] for layer in best_epoch(next(iter(runs.values())))["layers"]]
+    # In the nets' order; a run whose penalty leaves layers out has a record of the others alone.
+    layers = list(dict.fromkeys(layer["name"] for run in runs.values() for layer in best_epoch(run)["layers"]))
+    unique: dict[str, Line2D] = {}
     for index, layer in enumerate(layers):
         axes = figure.add_subplot(1, len(layers), index + 1, xscale="log", yscale="log")
         axes.set(title=layer, xlabel="norm", ylabel="roughness D / E")
         for run in runs.values():
-            found = best_epoch(run)["layers"][index]
+            found = next((each for each in best_epoch(run)["layers"] if each["name"] == layer), None)
+            if found is None:
+                continue
             variant, decayed = run.config.variant, bool(run.config.optimizer_options.get("weight_decay"))
             axes.plot(
                 found["norm"],
@@ -149,7 +154,7 @@ def plane(runs: dict[str, Run]) -> Figure:
             axis.set_tick_params(which="both", labelsize=7)
         axes.grid(color="0.9", which="both", linewidth=0.5)
         handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
+        unique |= dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     return figure
 

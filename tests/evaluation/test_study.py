@@ -64,6 +64,13 @@ def test_no_images_to_compare(study):
     assert all(math.isnan(number) for number in numbers)
 
 
+def test_the_plane_has_a_panel_for_each_layer_that_any_run_has(study, folder):
+    figure = study.plane(study.read_runs(folder))
+    assert [axes.get_title() for axes in figure.axes] == ["conv1.weight", "conv2.weight"]
+    assert [len(axes.lines) for axes in figure.axes] == [2, 1]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["VR", "V with weight decay"]
+
+
 def test_tables_and_pictures(study, folder, tmp_path):
     for name, scale in {"V/plain": 1.0, "V/D": 3.0}.items():
         (folder / name / "evaluation").mkdir(exist_ok=True)
