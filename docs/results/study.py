@@ -150,6 +150,7 @@ def plane(runs: dict[str, Run]) -> Figure:
                 label=variant + (" with weight decay" if decayed else ""),
             )
         for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter("{x:g}")
             axis.set_tick_params(which="both", labelsize=7)
         axes.grid(color="0.9", which="both", linewidth=0.5)
