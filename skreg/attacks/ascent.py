@@ -12,6 +12,10 @@ from skreg._checks import check_classes, check_logits
 from skreg.attacks.noise import Generator, Start, draw
 from skreg.attacks.objectives import Objective, evaluate_objective, widen
 
+NO_GRADIENT = (
+    "the logits carry no gradient with respect to the images; "
+    "the model must not detach them or compute under torch.no_grad()"
+)
 NAN_LOGITS = "the model returned NaN logits during the attack; look for NaN or inf in its weights"
 NAN_GRADIENT = (
     "the gradient of the objective with respect to the images is NaN although the logits are not; "
@@ -67,10 +71,7 @@ class Ascent:
             if step == 0:
                 check_classes(problem.classes, logits.shape[1], name="target" if self.targeted else "labels")
                 if not logits.requires_grad:
-                    raise ValueError(
-                        "the logits carry no gradient with respect to the images; "
-                        "the model must not detach them or compute under torch.no_grad()"
-                    )
+                    raise ValueError(NO_GRADIENT)
             # The sum, not the mean: an image's gradient is its own and does not shrink with the batch.
             (gradient,) = torch.autograd.grad(self._value(logits, problem).sum(), iterate)
             # Kept on the device until the run is over; the step itself would hide NaN, whose sign is 0.

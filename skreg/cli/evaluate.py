@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from skreg.cli.application import Json, command, print_json, split_names
+from skreg.cli.application import Json, command, print_json
+from skreg.cli.attacks import NAMES_HELP, attack_names
 from skreg.evaluation import (
-    ATTACKS,
-    CHOICES,
     PRESETS,
     ConsoleProgress,
     as_dict,
@@ -21,20 +20,13 @@ from skreg.evaluation import (
     write_results,
 )
 
-# Without C&W, salt and pepper and AutoAttack, which cost several times as much.
-FAST = ("fgsm", "pgd", "deepfool_l2", "deepfool_linf", "adef")
-GROUPS = {"fast": FAST, "paper": ATTACKS, "all": CHOICES}
-
 
 @command
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders made by `skreg train`.")],
     attacks: Annotated[
         str,
-        typer.Option(
-            help=f"Separated by commas: {', '.join(CHOICES)}; or fast ({', '.join(FAST)}), paper (the seven of its "
-            "Table 1), all (those and autoattack). FGSM, PGD and a black-box search at the training eps come with any."
-        ),
+        typer.Option(help=f"{NAMES_HELP} FGSM, PGD and a black-box search at the training eps come with any."),
     ] = "fast",
     limit: Annotated[
         int, typer.Option(help="The first so many test images, the same for all runs; 0 for all there are.")
@@ -75,7 +67,7 @@ def evaluate(
         with ConsoleProgress(Console(stderr=True)) as progress:
             evaluations = evaluate_runs(
                 runs,
-                attacks=_attacks(attacks),
+                attacks=attack_names(attacks),
                 limit=limit or None,
                 preset=preset,
                 batch_size=batch_size,
@@ -94,14 +86,3 @@ def evaluate(
         print_json([as_dict(evaluation) for evaluation in evaluations])
     else:
         print_report(evaluations, Console())
-
-
-def _attacks(text: str) -> list[str]:
-    """The attacks that `text` names, in groups and one by one."""
-    names = split_names(text)
-    for name in names:
-        if name not in CHOICES and name not in GROUPS:
-            raise typer.BadParameter(
-                f"--attacks: unknown attack {name!r}; expected names among {', '.join(CHOICES)}, or {', '.join(GROUPS)}"
-            )
-    return [attack for name in names for attack in GROUPS.get(name, (name,))]

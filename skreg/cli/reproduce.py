@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 
 from skreg.cli.application import PLAIN, Json, command, parse_assignments, print_json, split_names
+from skreg.cli.attacks import NAMES_HELP, attack_names
 from skreg.evaluation import as_dict, print_report
-from skreg.evaluation.attacks import check_attack
+from skreg.evaluation.evaluate import check_attacks
 from skreg.reproduction import GAMMAS, PAPER_VARIANTS, QUICK_RECIPES, RECIPES, STRENGTHS, TUNED_OPTIONS, Options, Recipe
 from skreg.reproduction import reproduce as run_stages
 from skreg.training import VARIANTS
@@ -38,7 +39,7 @@ def reproduce(
             "kernels) on validation images first.",
         ),
     ] = False,
-    attacks: Annotated[str | None, typer.Option(help="Attacks in place of the recipe's, separated by commas.")] = None,
+    attacks: Annotated[str | None, typer.Option(help=f"Attacks in place of the recipe's. {NAMES_HELP}")] = None,
     limit: Annotated[int | None, typer.Option(help="Attack so many test images in place of the recipe's.")] = None,
     assign: Annotated[
         list[str] | None,
@@ -86,13 +87,11 @@ def reproduce(
 
 def _recipe(data: str, quick: bool, attacks: str | None, limit: int | None) -> Recipe:
     recipe = (QUICK_RECIPES if quick else RECIPES)[data]
-    named = split_names(attacks)
-    if named is not None:
-        recipe = dataclasses.replace(recipe, attacks=tuple(named))
+    if attacks is not None:
+        recipe = dataclasses.replace(recipe, attacks=tuple(attack_names(attacks)))
     if limit is not None:
         recipe = dataclasses.replace(recipe, test_images=limit)
-    for attack in recipe.attacks:
-        check_attack(attack)
+    check_attacks(recipe.attacks, "paper")
     if recipe.test_images < 1:
         raise ValueError(f"--limit: expected at least 1, found {recipe.test_images}")
     return recipe

@@ -21,6 +21,7 @@ from skreg._checks import (
     check_range,
 )
 from skreg.attacks import attack_mode
+from skreg.attacks.ascent import NO_GRADIENT
 from skreg.attacks.deformation import Deformation
 from skreg.evaluation import foolbox3, search
 from skreg.evaluation.carlini_wagner import carlini_wagner
@@ -101,12 +102,13 @@ def run_attack(
         seed: of salt_pepper, of the random start of pgd in "foolbox3", and of "at_eps"; nothing else is random.
 
     Raises:
-        TypeError, ValueError: for an unknown attack or preset, a bad eps or batch size, and images, labels or
-            logits that are not as above.
+        TypeError, ValueError: for an unknown attack or preset, a bad eps or batch size, images, labels or logits
+            that are not as above, images of less than 32 bits, and logits without a gradient.
         FloatingPointError: where the model's logits are not finite.
         ModuleNotFoundError: what the attack needs is not installed; names the extra.
     """
     check_inputs(model, images, labels)
+    check_precision(images)
     _check_options(attack, preset, eps, batch_size)
     devices = [images.device] if images.is_cuda else []
     with attack_mode(model, "eval"), torch.enable_grad(), torch.random.fork_rng(devices=devices):
@@ -176,6 +178,8 @@ class _FiniteForward(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits = check_logits(self.model(images), images)
+        if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
+            raise ValueError(NO_GRADIENT)
         finite = logits.isfinite().flatten(1).all(dim=1)
         if not finite.all():
             raise FloatingPointError(
@@ -186,7 +190,7 @@ class _FiniteForward(nn.Module):
 
 
 def finite_forward(model: nn.Module) -> nn.Module:
-    """`model`, which now raises FloatingPointError where its logits are not finite.
+    """`model`, which now raises FloatingPointError where its logits are not finite, ValueError without a gradient.
 
     NaN compares false with everything, so that it would pass for a misclassification.
     """
@@ -206,6 +210,19 @@ def check_inputs(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     if parameter.device != images.device:
         raise ValueError(f"images are on {images.device} but the model is on {parameter.device}; move them together")
     check_range(images, (0.0, 1.0))
+
+
+def check_precision(images: Tensor) -> None:
+    """Check that distances between such images are finer than `EPS_SLACK`.
+
+    Raises:
+        TypeError: they are not; says how to attack a model in half precision.
+    """
+    if torch.finfo(images.dtype).bits < 32:
+        raise TypeError(
+            f"images must be float32 or float64 where distances are measured, found {images.dtype}, which rounds an "
+            "adversarial image out of its eps; pass images.float(), and a model that casts them itself"
+        )
 
 
 def check_attack(attack: str, preset: str = "paper") -> None:

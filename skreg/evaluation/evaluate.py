@@ -21,10 +21,12 @@ from skreg.evaluation.attacks import (
     PRESETS,
     AttackResult,
     check_inputs,
+    check_precision,
     finite_forward,
     minibatches,
     run_attack,
 )
+from skreg.evaluation.foolbox3 import DEEPFOOL_NORMS
 from skreg.evaluation.landscape import measure_landscape
 from skreg.evaluation.progress import Plan, Step
 from skreg.evaluation.proportion import Proportion
@@ -183,6 +185,7 @@ def evaluate_model(
     """
     check_attacks(attacks, preset)
     check_inputs(model, images, labels)
+    check_precision(images)
     check_count("number of images", len(images))
     if not 0 < check_number("eps", eps) <= 1:
         raise ValueError(f"eps must lie in (0, 1], the range of the images, found {eps}")
@@ -253,6 +256,8 @@ def check_attacks(attacks: Sequence[str], preset: str) -> None:
     check_choice("preset", preset, PRESETS)
     if AUTOATTACK in attacks:
         require("pyautoattack", "autoattack")
+    if preset == "foolbox3" and set(attacks) - {AUTOATTACK, *DEEPFOOL_NORMS}:
+        require("foolbox", "lab")
 
 
 def summarise_kernels(model: nn.Module) -> tuple[LayerSummary, ...]:

@@ -97,8 +97,9 @@ class _Reproduction:
         self._keep_recipe()
         if self.options.tune:
             losses = tuple(dict.fromkeys(variant[0] for variant in self.options.variants))
+            earlier = self._earlier_tuning()  # a damaged file is found out now, not after hours of tuning
             self.recipe, record = tune(self.recipe, losses, self._train_candidate)
-            self._keep_tuning(record)
+            self._keep_tuning(earlier, record)
         runs = {name: self._train(name, config) for name, config in self._runs().items()}
         with self.console.status("") as status:
             evaluations = evaluate_runs(
@@ -113,18 +114,29 @@ class _Reproduction:
             write_report(self.folder / REPORT_FOLDER, self.recipe, runs, evaluations, status.update)
         return evaluations
 
-    def _keep_tuning(self, record: dict[str, Any]) -> None:
-        """Write what was chosen, beside what was chosen for other losses before."""
+    def _earlier_tuning(self) -> dict[str, Any]:
+        """What was chosen for other losses before."""
         file = self.folder / TUNING_FILE
-        if file.exists():
-            old, new = _read(file), {candidate["run"] for candidate in record["candidates"]}
-            kept = [candidate for candidate in old["candidates"] if candidate["run"] not in new]
-            record = {
-                **record,
-                "chosen": {**old["chosen"], **record["chosen"]},
-                "candidates": kept + record["candidates"],
-            }
-        write_json(file, record)
+        earlier = _read(file) if file.exists() else {"chosen": {}, "candidates": []}
+        candidates = earlier.get("candidates")
+        readable = isinstance(earlier.get("chosen"), dict) and isinstance(candidates, list)
+        if not readable or not all(isinstance(each, dict) and "run" in each for each in candidates or []):
+            raise RunError(
+                f'{file}: damaged, expected an object "chosen" and a list "candidates" of objects with a "run"; put '
+                "back a copy, or move it away to lose what was chosen for other losses"
+            )
+        return earlier
+
+    def _keep_tuning(self, earlier: dict[str, Any], record: dict[str, Any]) -> None:
+        """Write what was chosen, beside what was chosen for other losses before."""
+        new = {candidate["run"] for candidate in record["candidates"]}
+        kept = [candidate for candidate in earlier["candidates"] if candidate["run"] not in new]
+        record = {
+            **record,
+            "chosen": {**earlier["chosen"], **record["chosen"]},
+            "candidates": kept + record["candidates"],
+        }
+        write_json(self.folder / TUNING_FILE, record)
 
     def _runs(self) -> dict[str, TrainConfig]:
         """The configuration of each run by its name."""

@@ -29,7 +29,7 @@ class Recipe:
         data: name in `skreg.data.DATASETS`.
         training: options of `skreg.training.TrainConfig` that all variants share.
         variants: what a variant has on top of them, or instead.
-        attacks: of the evaluation, names in `skreg.evaluation.ATTACKS`.
+        attacks: of the evaluation, names in `skreg.evaluation.CHOICES`.
         test_images: number of test images that are attacked.
         figures: names in `skreg.figures.FIGURES`; None for all but the slow ones that are drawn on request.
 

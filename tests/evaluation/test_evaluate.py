@@ -134,6 +134,44 @@ def test_errors(make_linear, nan_model, grey_images):
         evaluate_model(make_linear(2), grey_images[:0], labels[:0], eps=0.1)
     with pytest.raises(FloatingPointError, match="NaN or infinite"):
         evaluate_model(nan_model, grey_images.float(), labels, eps=0.1)
+    for dtype in (torch.float16, torch.bfloat16):
+        with pytest.raises(TypeError, match=rf"float32 or float64 where distances are measured, found {dtype}"):
+            evaluate_model(make_linear(2).to(dtype), grey_images.to(dtype), labels, eps=0.1)
+        with pytest.raises(TypeError, match=rf"float32 or float64 where distances are measured, found {dtype}"):
+            run_attack(make_linear(2).to(dtype), grey_images.to(dtype), labels, "fgsm", preset="at_eps", eps=0.1)
+
+
+class WithoutGradient(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    @torch.no_grad()
+    def forward(self, images):
+        return self.model(images)
+
+
+def test_logits_without_gradient(make_linear, grey_images):
+    model = WithoutGradient(make_linear(2))
+    labels = model(grey_images).argmax(dim=1)
+    with pytest.raises(ValueError, match="logits carry no gradient with respect to the images"):
+        evaluate_model(model, grey_images, labels, eps=0.1, attacks=["fgsm"])
+    for attack in ("fgsm", "pgd", "deepfool_l2", "cw", "adef"):
+        with pytest.raises(ValueError, match="logits carry no gradient with respect to the images"):
+            run_attack(model, grey_images, labels, attack)
+    assert run_attack(model, grey_images, labels, "salt_pepper").success.any()  # it needs none
+
+
+def test_foolbox_is_missed_before_any_work(make_linear, grey_images, monkeypatch):
+    def require(name, extra):
+        raise ModuleNotFoundError(f"{name} {extra}")
+
+    monkeypatch.setattr("skreg.evaluation.evaluate.require", require)
+    options = {"eps": 0.1, "preset": "foolbox3"}
+    labels = torch.zeros(12, dtype=torch.int64)
+    with pytest.raises(ModuleNotFoundError, match="foolbox lab"):
+        evaluate_model(make_linear(2), grey_images, labels, attacks=["deepfool_linf", "adef"], **options)
+    evaluate_model(make_linear(2), grey_images, labels, attacks=["deepfool_linf"], **options)  # it is done here
 
 
 def changed(evaluation: Evaluation, **changes: object) -> Evaluation:
@@ -147,7 +185,14 @@ def test_all_is_well_with_a_linear_model(evaluation):
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
-        ({"pgd_at_eps": Proportion(9, 12), "fgsm_at_eps": Proportion(8, 12)}, "PGD at eps 0.02 leaves 9"),
+        (
+            {"pgd_ce_at_eps": Proportion(9, 12), "fgsm_at_eps": Proportion(8, 12)},
+            "PGD (cross-entropy) at eps 0.02 leaves 9",
+        ),
+        (
+            {"pgd_margin_at_eps": Proportion(9, 12), "fgsm_at_eps": Proportion(8, 12)},
+            "PGD (margin) at eps 0.02 leaves 9",
+        ),
         ({"random_search_alone": Proportion(2, 12)}, "black-box search fools 2 images within eps 0.02 that neither"),
         ({"autoattack_at_eps": Proportion(11, 12)}, "AutoAttack leaves 11 images right at eps 0.02, plain PGD only"),
         ({"logit_margin": 20.0}, "two highest logits are 20 apart"),
@@ -167,8 +212,22 @@ def test_search_of_pgd_weaker_than_fgsm_is_a_warning(evaluation):
         for each in evaluation.attacks
     )
     (found,) = find_warnings(changed(evaluation, attacks=attacks))
-    assert "paper's PGD search leaves 5 images right, the weaker FGSM only 0" in found
-    assert not find_warnings(changed(evaluation, attacks=attacks, preset="foolbox3"))
+    assert "PGD of preset paper leaves 5 images right, the weaker FGSM only 0" in found
+    (found,) = find_warnings(changed(evaluation, attacks=attacks, preset="foolbox3"))
+    assert "PGD of preset foolbox3 leaves 5 images right" in found
+
+
+def test_failed_searches_tell_of_what_the_attack_does(evaluation):
+    failing = ("pgd", "adef", "salt_pepper")
+    attacks = tuple(dataclasses.replace(evaluation.attacks[0], attack=name, failed=2) for name in failing)
+    (found,) = find_warnings(changed(evaluation, attacks=attacks))
+    assert "pgd 2, adef 2, salt_pepper 2" in found
+    assert found.endswith(
+        "pgd found a gradient without use; adef stopped on the boundary, or found a gradient without use; "
+        "salt_pepper drew too little noise"
+    )
+    (found,) = find_warnings(changed(evaluation, attacks=attacks[2:]))
+    assert "gradient" not in found
 
 
 def test_noise_that_beats_gradients_is_a_warning(evaluation):

@@ -101,10 +101,25 @@ def test_tuning_is_recorded_and_used(tmp_path):
     assert {"gamma": config.gamma, "strength": config.strength} == record["chosen"]["LR"]
 
     again = pipeline._Reproduction(small("four-shapes"), tmp_path / "out", Options(), None)
-    again._keep_tuning({"chosen": {"VR": {"strength": 1.0}}, "candidates": [{"run": "VR-strength1"}]})
+    again._keep_tuning(
+        again._earlier_tuning(), {"chosen": {"VR": {"strength": 1.0}}, "candidates": [{"run": "VR-strength1"}]}
+    )
     merged = json.loads((tmp_path / "out" / "tuning.json").read_text())
     assert {"LR", "VR"} <= merged["chosen"].keys()
     assert len(merged["candidates"]) == 9
+
+
+@pytest.mark.usefixtures("tiny_net")
+@pytest.mark.parametrize("text", ['{"chosen": {}}', '{"candidates": []}', '{"chosen": {}, "candidates": [3]}'])
+def test_damaged_tuning_is_found_before_tuning(tmp_path, text):
+    recipe, folder = small("four-shapes"), tmp_path / "out"
+    options = Options(variants=("LR",), tune=True, device="cpu")
+    folder.mkdir()
+    (folder / "recipe.json").write_text(json.dumps({**recipe.as_dict(), "tuned": True}))
+    (folder / "tuning.json").write_text(text)
+    with pytest.raises(RunError, match=r'tuning.json: damaged, expected an object "chosen" and a list "candidates"'):
+        reproduce(recipe, folder, options)
+    assert not (folder / "tuning").exists()
 
 
 @pytest.mark.usefixtures("tiny_net")
@@ -165,6 +180,14 @@ def test_command(tmp_path):
     assert result.exit_code == 0, result.output
     assert result.stdout.rstrip().endswith(f"report: {(tmp_path / 'o' / 'report').resolve()}")
     assert "Table 1: accuracy under attack, four-shapes" in result.stdout
+    assert "AutoAttack was not run: add --attacks autoattack" in (tmp_path / "o" / "report" / "tables.md").read_text()
+
+    pytest.importorskip("pyautoattack")
+    arguments[arguments.index("deepfool_l2")] = "deepfool_l2,autoattack"
+    result = skreg("reproduce", *arguments, *(f"--set={pair}" for pair in sets))
+    assert result.exit_code == 0, result.output
+    (evaluation,) = json.loads((tmp_path / "o" / "report" / "results.json").read_text())
+    assert evaluation["autoattack_at_eps"]["total"] == 2
 
 
 @pytest.mark.usefixtures("tiny_net")
@@ -198,7 +221,7 @@ def test_mistakes_come_before_the_work(tmp_path):
         (["mnist", "--set", "TX.gamma=3"], "expected one of V, VR, VH, T, TR, TH, A, AR, AH, L, LR, LH before the"),
         (["mnist", "--set", "TR.gamma=3", "--tune"], "--set TR.gamma: --tune chooses gamma"),
         (["mnist", "--seeds", "0"], "seeds must be at least 1"),
-        (["mnist", "--attacks", "cw2"], "attack must be one of"),
+        (["mnist", "--attacks", "cw2"], "--attacks: unknown attack 'cw2'; expected names among fgsm, pgd"),
     ):
         result = skreg("reproduce", *arguments, "-o", tmp_path / "o")
         assert result.exit_code == 2, result.output
