@@ -75,17 +75,9 @@ def stored_attack(
     file = Path(file)
     check_inputs(model, images, labels)
     check_count("batch_size", batch_size)
-    facts = {
-        "format": str(FORMAT),
-        "skreg": __version__,
-        "weights": hash_weights(model),
-        "attack": attack,
-        "preset": preset,
-        "eps": repr(eps),
-        "seed": str(seed),
-    }
-    keys = _hash_images(images, labels)
-    columns = _read(file, facts, keys)
+    facts = describe(hash_weights(model), attack, preset, eps, seed)
+    keys = hash_images(images, labels)
+    columns = read_matching(file, facts, keys)
     for left_over in file.parent.glob(f".{file.name}.*.tmp"):  # of a process that was killed while it wrote
         left_over.unlink(missing_ok=True)
     told = progress or (lambda done: None)
@@ -110,8 +102,25 @@ def stored_attack(
     return StoredResult(**{name: columns[name][: len(images)] for name in _COLUMNS[:-1]})
 
 
-def _read(file: Path, facts: dict[str, str], keys: Tensor) -> dict[str, Tensor]:
-    """The columns in the file, none of them with a row where there is no file."""
+def describe(weights: str, attack: str, preset: str, eps: float | None, seed: int) -> dict[str, str]:
+    """What all rows of a file depend on, as it is recorded there; `weights` is from `hash_weights`."""
+    return {
+        "format": str(FORMAT),
+        "skreg": __version__,
+        "weights": weights,
+        "attack": attack,
+        "preset": preset,
+        "eps": repr(eps),
+        "seed": str(seed),
+    }
+
+
+def read_matching(file: Path, facts: dict[str, str], keys: Tensor) -> dict[str, Tensor]:
+    """The columns in the file, none of them with a row where there is no file.
+
+    Raises:
+        RunError: the file is damaged, or holds results of other facts (`describe`) or images (`hash_images`).
+    """
     if not file.exists():
         empty = torch.zeros(0, dtype=torch.float64)
         return {"success": empty.bool(), "l0": empty, "l2": empty, "linf": empty, "image": empty.long()}
@@ -168,7 +177,7 @@ def hash_weights(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _hash_images(images: Tensor, labels: Tensor) -> Tensor:
+def hash_images(images: Tensor, labels: Tensor) -> Tensor:
     """A number for each image with its label (N, int64)."""
     pixels = images.detach().cpu().contiguous().numpy()
     keys = [

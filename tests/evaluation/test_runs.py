@@ -153,10 +153,12 @@ def test_missing_package_is_named_before_the_work(run, monkeypatch):
 
 
 def test_a_model_that_overflowed_is_named(run, tmp_path, nan_model, monkeypatch):
+    copy = tmp_path / "VR"  # without results, which would be of other weights
+    shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("evaluation*"))
     monkeypatch.setattr(type(run), "load_model", lambda self, which, device: nan_model)
-    result = skreg("evaluate", run.path, "--attacks", "fgsm", "--limit", 4)
+    result = skreg("evaluate", copy, "--attacks", "fgsm", "--limit", 4)
     assert result.exit_code == 1
-    assert f"{run.path}: the model's logits are NaN or infinite for 4 of 4 images" in result.stderr
+    assert f"{copy}: the model's logits are NaN or infinite for 4 of 4 images" in result.stderr
 
 
 def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(run, tmp_path, monkeypatch):
@@ -219,3 +221,19 @@ def test_results_of_images_are_kept_and_used_again(run, monkeypatch):
     assert evaluate_runs([run.path], attacks=["salt_pepper"], limit=6) == first
     with pytest.raises(RunError, match=r"paper-salt_pepper\.safetensors holds results of another seed"):
         evaluate_runs([run.path], attacks=["salt_pepper"], limit=6, seed=1)
+
+
+def test_conflicts_in_all_folders_are_found_before_the_first_attack(run, tmp_path, monkeypatch):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for copy in (first, second):
+        shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("evaluation*"))
+    evaluate_runs([second], attacks=["fgsm"], limit=4)
+    before = {file: file.read_bytes() for file in sorted(second.rglob("*")) if file.is_file()}
+    monkeypatch.setattr(store, "run_attack", None)  # nothing may be attacked
+    with pytest.raises(RunError) as raised:
+        evaluate_runs([first, second], attacks=["deepfool_l2"], limit=4, seed=1)
+    message = str(raised.value)
+    assert "eps0.02-fgsm.safetensors holds results of another seed: expected 1, found 0" in message
+    assert f"4 more files cannot be gone on with either: move {second / 'evaluation'} away" in message
+    assert {file: file.read_bytes() for file in sorted(second.rglob("*")) if file.is_file()} == before
+    assert not (first / "evaluation").exists()
