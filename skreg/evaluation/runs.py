@@ -41,8 +41,8 @@ def evaluate_runs(
     """Evaluate the best weights of each run on its test set, and write RUN/evaluation.json.
 
     RUN/evaluation/ keeps the results of all attacks image by image: an interrupted evaluation goes on from there, and a
-    larger `limit` attacks the new images only. Results of other weights, seed or version are an error, which is found
-    in the folders of all runs before the first attack.
+    larger `limit` attacks the new images only, with those that share a batch with them. Results of other weights, seed
+    or version are an error, which is found in the folders of all runs before the first attack.
 
     Args:
         paths: run folders, as `skreg.training.train` writes them.

@@ -60,8 +60,12 @@ def stored_attack(
     The file is written after every batch, whole or not at all: whenever the work is stopped, the next call goes on
     behind the last batch that was finished. More images than before are added to it; fewer are looked up. What an
     image's row depends on is recorded and compared: the weights, the image and its label, the attack with its
-    preset, eps and seed, and the version of skreg. Each batch draws its own random numbers, from `seed` and the
-    number of its first image.
+    preset, eps and seed, and the version of skreg.
+
+    Batches begin at multiples of `batch_size`, and each draws its own random numbers, from `seed` and the number of
+    its first image. Where the file ends inside a batch and more images are wanted, that batch is attacked again and
+    its rows are replaced, so that a file that grew is the same as one made at once. What is not recorded: random
+    draws and rounding also depend on `batch_size`, and on which images share a batch.
 
     Args:
         file: made by this function, or not there yet; its folder is.
@@ -83,7 +87,9 @@ def stored_attack(
     told = progress or (lambda done: None)
     told(min(len(columns["success"]), len(images)))
     while (done := len(columns["success"])) < len(images):
-        rows = slice(done, done + batch_size)
+        # A batch that an earlier call cut short is done again whole, as if that call had never been.
+        first = done - done % batch_size
+        rows = slice(first, first + batch_size)
         result = run_attack(
             model,
             images[rows],
@@ -92,10 +98,10 @@ def stored_attack(
             preset=preset,
             eps=eps,
             batch_size=batch_size,
-            seed=seed + done,
+            seed=seed + first,
         )
         new = {name: getattr(result, name).cpu() for name in _COLUMNS[:-1]} | {"image": keys[rows]}
-        columns = {name: torch.cat([columns[name], new[name]]) for name in _COLUMNS}
+        columns = {name: torch.cat([columns[name][:first], new[name]]) for name in _COLUMNS}
         save = require("safetensors.torch", "lab").save
         write_file(file, save(columns, metadata={"skreg.evaluation": json.dumps(facts)}))
         told(len(columns["success"]))

@@ -53,16 +53,39 @@ def test_killed_after_any_batch_it_goes_on_to_the_same_bits(toys, tmp_path, monk
     assert not [each for each in tmp_path.iterdir() if each.name.endswith(".tmp")]
 
 
-def test_nothing_is_done_twice_and_more_images_are_added(toys, tmp_path, monkeypatch):
+def test_finished_batches_are_not_done_twice_and_more_images_are_added(toys, tmp_path, monkeypatch):
     model, images, labels = toys
     file = tmp_path / "a.safetensors"
-    few = stored_attack(file, model, images[:5], labels[:5], "fgsm")
+    few = stored_attack(file, model, images[:5], labels[:5], "fgsm", batch_size=5)
     rows = count_attacked(monkeypatch)
     assert torch.equal(stored_attack(file, model, images[:3], labels[:3], "fgsm").l2, few.l2[:3])
     assert rows == []
-    assert torch.equal(stored_attack(file, model, images, labels, "fgsm").l2[:5], few.l2)
-    assert rows == [7]
+    assert torch.equal(stored_attack(file, model, images, labels, "fgsm", batch_size=5).l2[:5], few.l2)
+    assert rows == [5, 2]
     assert len(load_file(file)["l2"]) == 12
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "salt_pepper"])
+def test_grown_step_by_step_it_equals_a_file_made_at_once(toys, tmp_path, monkeypatch, attack):
+    model, images, labels = toys
+    whole, grown = tmp_path / "whole.safetensors", tmp_path / "grown.safetensors"
+    stored_attack(whole, *toys, attack, batch_size=5)
+    rows = count_attacked(monkeypatch)
+    for count in (3, 4, 7, 12):
+        stored_attack(grown, model, images[:count], labels[:count], attack, batch_size=5)
+    assert rows == [3, 4, 5, 2, 5, 2]
+    assert grown.read_bytes() == whole.read_bytes()
+
+
+def test_rows_stay_until_their_batch_is_done_again(toys, tmp_path, monkeypatch):
+    model, images, labels = toys
+    file = tmp_path / "a.safetensors"
+    stored_attack(file, model, images[:7], labels[:7], "fgsm", batch_size=5)
+    before = file.read_bytes()
+    count_attacked(monkeypatch, stop_at=0)
+    with pytest.raises(KeyboardInterrupt):
+        stored_attack(file, *toys, "fgsm", batch_size=5)
+    assert file.read_bytes() == before
 
 
 def test_results_of_something_else_are_refused_and_kept(toys, make_linear, tmp_path, monkeypatch):
