@@ -29,7 +29,14 @@ _OTHER = {
     "eps": "another eps",
     "seed": "another seed",
 }
-_COLUMNS = ("success", "l0", "l2", "linf", "image")
+_DTYPES = {
+    "success": torch.bool,
+    "l0": torch.float64,
+    "l2": torch.float64,
+    "linf": torch.float64,
+    "image": torch.int64,
+}
+_COLUMNS = tuple(_DTYPES)
 
 
 @dataclass(frozen=True)
@@ -167,11 +174,31 @@ def _open(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             facts: dict[str, Any] = json.loads((opened.metadata() or {})["skreg.evaluation"])
-            return facts, {name: opened.get_tensor(name) for name in _COLUMNS}
+            columns = {name: opened.get_tensor(name) for name in _COLUMNS}
+        _check_content(facts, columns)
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise RunError(
             f"{file}: damaged or no result of skreg ({error}); move it away, and it is made again"
         ) from error
+    return facts, columns
+
+
+def _check_content(facts: object, columns: dict[str, Tensor]) -> None:
+    """Check what holds for the results of every attack (`AttackResult`): distances are finite where it succeeded."""
+    if not isinstance(facts, dict):
+        raise ValueError(f"its metadata: expected an object, found {type(facts).__name__}")
+    rows = len(columns["image"].flatten())
+    for name, column in columns.items():
+        if column.shape != (rows,) or column.dtype != _DTYPES[name]:
+            raise ValueError(
+                f"{name}: expected [{rows}] x {_DTYPES[name]}, found {list(column.shape)} x {column.dtype}"
+            )
+    for name in ("l0", "l2", "linf"):
+        column = columns[name]
+        wrong = (column.isfinite() != columns["success"]) | ~(column >= 0)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise ValueError(f"image {row}: success is {bool(columns['success'][row])}, {name} is {float(column[row])}")
 
 
 def hash_weights(model: nn.Module) -> str:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from skreg.evaluation import run_attack, store, stored_attack
 from skreg.training import RunError
@@ -114,6 +117,52 @@ def test_a_damaged_file_is_named(toys, tmp_path):
     file.write_bytes(b"something else")
     with pytest.raises(RunError, match=r"a\.safetensors: damaged or no result of skreg"):
         stored_attack(file, *toys, "fgsm")
+
+
+def damage(file, facts=None, **columns):
+    """Write `file` again with other metadata or columns."""
+    with safe_open(file, framework="pt") as opened:
+        kept = json.loads(opened.metadata()["skreg.evaluation"])
+    metadata = {"skreg.evaluation": json.dumps(kept if facts is None else facts)}
+    save_file(load_file(file) | columns, file, metadata=metadata)
+
+
+def test_damage_that_safetensors_does_not_see_is_found(toys, tmp_path):
+    file = tmp_path / "a.safetensors"
+    stored_attack(file, *toys, "fgsm", eps=0.02)  # some searches fail within so little
+    content, good = file.read_bytes(), load_file(file)
+    assert good["success"].unique().tolist() == [False, True]
+    failed, found = (int((good["success"] == value).nonzero()[0]) for value in (False, True))
+
+    def changed(name, row, value):
+        column = good[name].clone()
+        column[row] = value
+        return {name: column}
+
+    damages = [
+        ({"l0": good["l0"][:5]}, r"l0: expected \[12\] x torch.float64, found \[5\]"),
+        ({"image": good["image"][:5]}, r"success: expected \[5\] x torch.bool, found \[12\]"),
+        ({"l2": good["l2"][:, None]}, r"l2: expected \[12\] x torch.float64, found \[12, 1\]"),
+        ({"success": good["success"].long()}, "expected .* torch.bool, found .* torch.int64"),
+        (changed("success", found, False), f"image {found}: success is False, l0 is"),
+        (changed("success", failed, True), f"image {failed}: success is True, l0 is inf"),
+        (changed("l2", found, torch.inf), f"image {found}: success is True, l2 is inf"),
+        (changed("l2", failed, 1.0), f"image {failed}: success is False, l2 is 1.0"),
+        (changed("linf", failed, torch.nan), f"image {failed}: success is False, linf is nan"),
+        (changed("linf", found, -0.1), f"image {found}: success is True, linf is -0.1"),
+        ({"facts": []}, "metadata: expected an object, found list"),
+        ({"facts": "text"}, "metadata: expected an object, found str"),
+    ]
+    for parts, reason in damages:
+        file.write_bytes(content)
+        damage(file, **parts)
+        with pytest.raises(RunError, match=rf"a\.safetensors: damaged or no result of skreg \(.*{reason}"):
+            stored_attack(file, *toys, "fgsm", eps=0.02)
+        with pytest.raises(RunError, match=reason):
+            store.read_stored(file)
+    file.write_bytes(content)
+    damage(file)
+    store.read_stored(file)
 
 
 def test_an_error_in_the_work_keeps_what_was_finished(toys, nan_model, tmp_path):
