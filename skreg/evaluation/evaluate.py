@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from skreg.evaluation.attacks import (
     run_attack,
 )
 from skreg.evaluation.landscape import measure_landscape
+from skreg.evaluation.lock import locked
 from skreg.evaluation.planned import (
     AUTOATTACK,
     PlannedAttack,
@@ -174,13 +176,15 @@ def evaluate_model(
         bound: largest linf norm of an adversarial that counts, None for any.
         preset, batch_size, seed: as in `run_attack`.
         folder: where the results of all attacks are kept image by image, so that an interrupted evaluation goes on
-            behind the last finished batch (see `stored_attack`); it is made. None to keep nothing.
+            behind the last finished batch (see `stored_attack`); it is made, and other processes are kept out of it.
+            None to keep nothing.
         progress: is called as each attack begins and, where there is a folder, after each batch.
 
     Raises:
         TypeError, ValueError, FloatingPointError: as `run_attack` does.
         ModuleNotFoundError: "autoattack" without its package; before any work.
-        RunError: as `stored_attack` does, where there is a folder; for results of something else before any attack.
+        RunError: as `stored_attack` does, where there is a folder; for results of something else before any attack. Or
+            another process evaluates in the folder.
     """
     check_attacks(attacks, preset)
     check_inputs(model, images, labels)
@@ -188,28 +192,27 @@ def evaluate_model(
     if not 0 < check_number("eps", eps) <= 1:
         raise ValueError(f"eps must lie in (0, 1], the range of the images, found {eps}")
     plan = plan_attacks(attacks, preset, eps)
-    if folder is not None:
-        refuse_conflicts(find_conflicts(folder, plan, model, images, labels, seed))
     steps = Plan(name, len(images), [each.attack for each in plan.all], progress)
-
-    right, classes = _classified(model, images, labels, batch_size)
-    landscape = measure_landscape(model, images, labels, batch_size)
 
     def attacked(each: PlannedAttack) -> Result:
         told = steps.begin(each.attack, "" if each.eps is None else f" at eps {each.eps:g}")
         common = {"preset": each.preset, "eps": each.eps, "batch_size": batch_size, "seed": seed}
         if folder is None:
             return run_attack(model, images, labels, each.attack, **common)  # type: ignore[arg-type]
-        folder.mkdir(parents=True, exist_ok=True)
         file = folder / each.file_name
         return stored_attack(file, model, images, labels, each.attack, progress=told, **common)  # type: ignore[arg-type]
 
-    found = {each.attack: attacked(each) for each in plan.searches}
-    fooled = {each.attack: attacked(each).success.cpu() for each in plan.at_eps}
-    at_one = torch.zeros_like(right)
-    for each in plan.at_one:
-        if not at_one.all():
-            at_one |= attacked(each).success.cpu()
+    with contextlib.nullcontext() if folder is None else locked(folder):
+        if folder is not None:
+            refuse_conflicts(find_conflicts(folder, plan, model, images, labels, seed))
+        right, classes = _classified(model, images, labels, batch_size)
+        landscape = measure_landscape(model, images, labels, batch_size)
+        found = {each.attack: attacked(each) for each in plan.searches}
+        fooled = {each.attack: attacked(each).success.cpu() for each in plan.at_eps}
+        at_one = torch.zeros_like(right)
+        for each in plan.at_one:
+            if not at_one.all():
+                at_one |= attacked(each).success.cpu()
 
     gradients = fooled["fgsm"] | fooled["pgd_ce"] | fooled["pgd_margin"]
     within = [(result.success & (result.linf <= eps + EPS_SLACK)).cpu() for result in found.values()]

@@ -14,6 +14,7 @@ from skreg._checks import check_count
 from skreg.data import DATASETS, load
 from skreg.evaluation.attacks import ATTACKS
 from skreg.evaluation.evaluate import Evaluation, evaluate_model
+from skreg.evaluation.lock import locked
 from skreg.evaluation.planned import check_attacks, find_conflicts, plan_attacks, refuse_conflicts
 from skreg.evaluation.progress import Step
 from skreg.evaluation.results import as_dict, write_json
@@ -57,7 +58,8 @@ def evaluate_runs(
         An evaluation a run, in the order of `paths`, named after its folder.
 
     Raises:
-        RunError: a path holds no readable run or results of something else, or the result cannot be written.
+        RunError: a path holds no readable run or results of something else, another process evaluates it, or the
+            result cannot be written.
         ValueError: no runs, or a bad option.
         FloatingPointError: a model's logits are not finite; names the run.
         ModuleNotFoundError: an attack's package is missing; names the extra.
@@ -74,8 +76,9 @@ def evaluate_runs(
     for run in runs:
         folder = run.path / RESULTS_FOLDER
         if folder.is_dir():
-            plan = plan_attacks(attacks, preset, _eps(run))
-            conflicts |= find_conflicts(folder, plan, *_load(run, limit, device, data_root), seed)
+            with locked(folder):  # so that a folder in use is found now, too
+                plan = plan_attacks(attacks, preset, _eps(run))
+                conflicts |= find_conflicts(folder, plan, *_load(run, limit, device, data_root), seed)
     refuse_conflicts(conflicts)
     evaluations = []
     for index, (path, run, name) in enumerate(zip(paths, runs, run_names(paths), strict=True)):
