@@ -12,7 +12,7 @@ from rich.console import Console
 from skreg.cli.application import PLAIN, Json, command, parse_assignments, print_json, split_names
 from skreg.cli.attacks import NAMES_HELP, attack_names
 from skreg.evaluation import as_dict, print_report
-from skreg.evaluation.evaluate import check_attacks
+from skreg.evaluation.planned import check_attacks
 from skreg.reproduction import GAMMAS, PAPER_VARIANTS, QUICK_RECIPES, RECIPES, STRENGTHS, TUNED_OPTIONS, Options, Recipe
 from skreg.reproduction import reproduce as run_stages
 from skreg.training import VARIANTS

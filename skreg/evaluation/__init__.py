@@ -4,7 +4,6 @@ from skreg.evaluation.attacks import ATTACKS, PRESETS, AttackResult, run_attack
 from skreg.evaluation.checks import find_warnings
 from skreg.evaluation.curves import NORMS, Curve, RunResults, has_results, read_results
 from skreg.evaluation.evaluate import (
-    CHOICES,
     AttackSummary,
     Evaluation,
     LayerSummary,
@@ -12,6 +11,7 @@ from skreg.evaluation.evaluate import (
     summarise_kernels,
 )
 from skreg.evaluation.fixed_eps import ATTACKS_AT_EPS, fixed_radius_pgd
+from skreg.evaluation.planned import CHOICES
 from skreg.evaluation.progress import ConsoleProgress, Step
 from skreg.evaluation.proportion import Proportion
 from skreg.evaluation.reading import is_evaluated, read_evaluation

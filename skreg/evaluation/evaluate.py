@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from skreg._checks import check_choice, check_classes, check_count, check_number
-from skreg._extras import require
+from skreg._checks import check_classes, check_count, check_number
 from skreg.attacks import attack_mode
 from skreg.evaluation.attacks import (
-    AT_EPS,
     ATTACKS,
     EPS_SLACK,
-    FIXED_IN_FOOLBOX3,
-    PRESETS,
     AttackResult,
     check_inputs,
     check_precision,
@@ -26,16 +23,21 @@ from skreg.evaluation.attacks import (
     minibatches,
     run_attack,
 )
-from skreg.evaluation.foolbox3 import DEEPFOOL_NORMS
 from skreg.evaluation.landscape import measure_landscape
+from skreg.evaluation.lock import locked
+from skreg.evaluation.planned import (
+    AUTOATTACK,
+    PlannedAttack,
+    check_attacks,
+    find_conflicts,
+    plan_attacks,
+    refuse_conflicts,
+)
 from skreg.evaluation.progress import Plan, Step
 from skreg.evaluation.proportion import Proportion
 from skreg.evaluation.search import misclassified
 from skreg.evaluation.store import StoredResult, stored_attack
 from skreg.regularizer import SmoothKernelRegularizer
-
-AUTOATTACK = "autoattack"
-CHOICES = (*ATTACKS, AUTOATTACK)  # what `evaluate_model` can be asked for; the other columns are always there
 
 # What each search makes small. Foolbox's salt and pepper compares its repetitions in l2; ADef bounds no pixel.
 MINIMISES = {
@@ -175,13 +177,15 @@ def evaluate_model(
         bound: largest linf norm of an adversarial that counts, None for any.
         preset, batch_size, seed: as in `run_attack`.
         folder: where the results of all attacks are kept image by image, so that an interrupted evaluation goes on
-            behind the last finished batch (see `stored_attack`); it is made. None to keep nothing.
+            behind the last finished batch (see `stored_attack`); it is made, and other processes are kept out of it.
+            None to keep nothing.
         progress: is called as each attack begins and, where there is a folder, after each batch.
 
     Raises:
         TypeError, ValueError, FloatingPointError: as `run_attack` does.
         ModuleNotFoundError: "autoattack" without its package; before any work.
-        RunError: as `stored_attack` does, where there is a folder.
+        RunError: as `stored_attack` does, where there is a folder; for results of something else before any attack. Or
+            another process evaluates in the folder.
     """
     check_attacks(attacks, preset)
     check_inputs(model, images, labels)
@@ -189,31 +193,28 @@ def evaluate_model(
     check_count("number of images", len(images))
     if not 0 < check_number("eps", eps) <= 1:
         raise ValueError(f"eps must lie in (0, 1], the range of the images, found {eps}")
-    searches = [attack for attack in ATTACKS if attack in attacks]
-    at_eps = ["fgsm", "pgd_ce", "pgd_margin", "random_search", *([AUTOATTACK] if AUTOATTACK in attacks else [])]
-    plan = Plan(name, len(images), [*searches, *at_eps, "pgd_ce", "pgd_margin"], progress)
+    plan = plan_attacks(attacks, preset, eps)
+    steps = Plan(name, len(images), [each.attack for each in plan.all], progress)
 
-    right, classes = _classified(model, images, labels, batch_size)
-    landscape = measure_landscape(model, images, labels, batch_size)
-
-    def attacked(attack: str, preset: str, radius: float | None) -> Result:
-        told = plan.begin(attack, "" if radius is None else f" at eps {radius:g}")
-        common = {"preset": preset, "eps": radius, "batch_size": batch_size, "seed": seed}
+    def attacked(each: PlannedAttack) -> Result:
+        told = steps.begin(each.attack, "" if each.eps is None else f" at eps {each.eps:g}")
+        common = {"preset": each.preset, "eps": each.eps, "batch_size": batch_size, "seed": seed}
         if folder is None:
-            return run_attack(model, images, labels, attack, **common)  # type: ignore[arg-type]
-        folder.mkdir(parents=True, exist_ok=True)
-        prefix = preset if preset != AT_EPS else f"eps{radius:g}"
-        file = folder / f"{prefix}-{attack}.safetensors"
-        return stored_attack(file, model, images, labels, attack, progress=told, **common)  # type: ignore[arg-type]
+            return run_attack(model, images, labels, each.attack, **common)  # type: ignore[arg-type]
+        file = folder / each.file_name
+        return stored_attack(file, model, images, labels, each.attack, progress=told, **common)  # type: ignore[arg-type]
 
-    found: dict[str, Result] = {}
-    for attack in searches:
-        radius = eps if preset == "foolbox3" and attack in FIXED_IN_FOOLBOX3 else None
-        found[attack] = attacked(attack, preset, radius)
-    fooled = {attack: attacked(attack, AT_EPS, eps).success.cpu() for attack in at_eps}
-    at_one = attacked("pgd_ce", AT_EPS, 1.0).success.cpu()
-    if not at_one.all():
-        at_one |= attacked("pgd_margin", AT_EPS, 1.0).success.cpu()
+    with contextlib.nullcontext() if folder is None else locked(folder):
+        if folder is not None:
+            refuse_conflicts(find_conflicts(folder, plan, model, images, labels, seed))
+        right, classes = _classified(model, images, labels, batch_size)
+        landscape = measure_landscape(model, images, labels, batch_size)
+        found = {each.attack: attacked(each) for each in plan.searches}
+        fooled = {each.attack: attacked(each).success.cpu() for each in plan.at_eps}
+        at_one = torch.zeros_like(right)
+        for each in plan.at_one:
+            if not at_one.all():
+                at_one |= attacked(each).success.cpu()
 
     gradients = fooled["fgsm"] | fooled["pgd_ce"] | fooled["pgd_margin"]
     within = [(result.success & (result.linf <= eps + EPS_SLACK)).cpu() for result in found.values()]
@@ -242,22 +243,6 @@ def evaluate_model(
         logit_scale=landscape.logit_scale,
         layers=summarise_kernels(model),
     )
-
-
-def check_attacks(attacks: Sequence[str], preset: str) -> None:
-    """Check what `evaluate_model` is asked for.
-
-    Raises:
-        ValueError: an unknown attack or preset; lists those there are.
-        ModuleNotFoundError: an attack's package is missing; names the extra.
-    """
-    for attack in attacks:
-        check_choice("attack", attack, CHOICES)
-    check_choice("preset", preset, PRESETS)
-    if AUTOATTACK in attacks:
-        require("pyautoattack", "autoattack")
-    if preset == "foolbox3" and set(attacks) - {AUTOATTACK, *DEEPFOOL_NORMS}:
-        require("foolbox", "lab")
 
 
 def summarise_kernels(model: nn.Module) -> tuple[LayerSummary, ...]:

@@ -8,14 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from skreg._checks import check_count
 from skreg.data import DATASETS, load
 from skreg.evaluation.attacks import ATTACKS
-from skreg.evaluation.evaluate import Evaluation, check_attacks, evaluate_model
+from skreg.evaluation.evaluate import Evaluation, evaluate_model
+from skreg.evaluation.lock import locked
+from skreg.evaluation.planned import check_attacks, find_conflicts, plan_attacks, refuse_conflicts
 from skreg.evaluation.progress import Step
 from skreg.evaluation.results import as_dict, write_json
-from skreg.training import load_run
+from skreg.training import Run, RunError, load_run
 
 EVALUATION_FILE = "evaluation.json"
 RESULTS_FOLDER = "evaluation"  # results of the attacks, image by image
@@ -39,7 +42,8 @@ def evaluate_runs(
     """Evaluate the best weights of each run on its test set, and write RUN/evaluation.json.
 
     RUN/evaluation/ keeps the results of all attacks image by image: an interrupted evaluation goes on from there, and a
-    larger `limit` attacks the new images only. Results of other weights, seed or version are an error.
+    larger `limit` attacks the new images only, with those that share a batch with them. Results of other weights, seed
+    or version are an error, which is found in the folders of all runs before the first attack.
 
     Args:
         paths: run folders, as `skreg.training.train` writes them.
@@ -54,7 +58,8 @@ def evaluate_runs(
         An evaluation a run, in the order of `paths`, named after its folder.
 
     Raises:
-        RunError: a path holds no readable run, or the result cannot be written.
+        RunError: a path holds no readable run or results of something else, another process evaluates it, or the
+            result cannot be written.
         ValueError: no runs, or a bad option.
         FloatingPointError: a model's logits are not finite; names the run.
         ModuleNotFoundError: an attack's package is missing; names the extra.
@@ -67,6 +72,14 @@ def evaluate_runs(
     runs = [load_run(path) for path in paths]
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    conflicts: dict[Path, RunError] = {}
+    for run in runs:
+        folder = run.path / RESULTS_FOLDER
+        if folder.is_dir():
+            with locked(folder):  # so that a folder in use is found now, too
+                plan = plan_attacks(attacks, preset, _eps(run))
+                conflicts |= find_conflicts(folder, plan, *_load(run, limit, device, data_root), seed)
+    refuse_conflicts(conflicts)
     evaluations = []
     for index, (path, run, name) in enumerate(zip(paths, runs, run_names(paths), strict=True)):
 
@@ -74,18 +87,14 @@ def evaluate_runs(
             if progress is not None:
                 progress(dataclasses.replace(step, share=(before + step.share) / len(runs)))
 
-        info = DATASETS[run.config.data]
-        pixels, labels = load(info.name, "test", data_root or run.config.data_root, limit)
         try:
             evaluation = evaluate_model(
-                run.load_model("best", device),
-                pixels.to(device).float() / 255,
-                labels.to(device),
-                eps=info.eps if run.config.eps is None else run.config.eps,
+                *_load(run, limit, device, data_root),
+                eps=_eps(run),
                 name=name,
-                data=info.name,
+                data=run.config.data,
                 attacks=attacks,
-                bound=PAPER_BOUNDS.get(info.name),
+                bound=PAPER_BOUNDS.get(run.config.data),
                 preset=preset,
                 batch_size=batch_size,
                 seed=seed,
@@ -97,6 +106,18 @@ def evaluate_runs(
         write_json(Path(path) / EVALUATION_FILE, as_dict(evaluation))
         evaluations.append(evaluation)
     return evaluations
+
+
+def _eps(run: Run) -> float:
+    return DATASETS[run.config.data].eps if run.config.eps is None else run.config.eps
+
+
+def _load(
+    run: Run, limit: int | None, device: str | torch.device, data_root: str | os.PathLike[str] | None
+) -> tuple[nn.Module, Tensor, Tensor]:
+    """What is attacked: the run's best weights, with images and labels of its test set."""
+    pixels, labels = load(run.config.data, "test", data_root or run.config.data_root, limit)
+    return run.load_model("best", device), pixels.to(device).float() / 255, labels.to(device)
 
 
 def run_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:

@@ -29,7 +29,14 @@ _OTHER = {
     "eps": "another eps",
     "seed": "another seed",
 }
-_COLUMNS = ("success", "l0", "l2", "linf", "image")
+_DTYPES = {
+    "success": torch.bool,
+    "l0": torch.float64,
+    "l2": torch.float64,
+    "linf": torch.float64,
+    "image": torch.int64,
+}
+_COLUMNS = tuple(_DTYPES)
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,12 @@ def stored_attack(
     The file is written after every batch, whole or not at all: whenever the work is stopped, the next call goes on
     behind the last batch that was finished. More images than before are added to it; fewer are looked up. What an
     image's row depends on is recorded and compared: the weights, the image and its label, the attack with its
-    preset, eps and seed, and the version of skreg. Each batch draws its own random numbers, from `seed` and the
-    number of its first image.
+    preset, eps and seed, and the version of skreg.
+
+    Batches begin at multiples of `batch_size`, and each draws its own random numbers, from `seed` and the number of
+    its first image. Where the file ends inside a batch and more images are wanted, that batch is attacked again and
+    its rows are replaced, so that a file that grew is the same as one made at once. What is not recorded: random
+    draws and rounding also depend on `batch_size`, and on which images share a batch.
 
     Args:
         file: made by this function, or not there yet; its folder is.
@@ -75,23 +86,17 @@ def stored_attack(
     file = Path(file)
     check_inputs(model, images, labels)
     check_count("batch_size", batch_size)
-    facts = {
-        "format": str(FORMAT),
-        "skreg": __version__,
-        "weights": hash_weights(model),
-        "attack": attack,
-        "preset": preset,
-        "eps": repr(eps),
-        "seed": str(seed),
-    }
-    keys = _hash_images(images, labels)
-    columns = _read(file, facts, keys)
+    facts = describe(hash_weights(model), attack, preset, eps, seed)
+    keys = hash_images(images, labels)
+    columns = read_matching(file, facts, keys)
     for left_over in file.parent.glob(f".{file.name}.*.tmp"):  # of a process that was killed while it wrote
         left_over.unlink(missing_ok=True)
     told = progress or (lambda done: None)
     told(min(len(columns["success"]), len(images)))
     while (done := len(columns["success"])) < len(images):
-        rows = slice(done, done + batch_size)
+        # A batch that an earlier call cut short is done again whole, as if that call had never been.
+        first = done - done % batch_size
+        rows = slice(first, first + batch_size)
         result = run_attack(
             model,
             images[rows],
@@ -100,18 +105,35 @@ def stored_attack(
             preset=preset,
             eps=eps,
             batch_size=batch_size,
-            seed=seed + done,
+            seed=seed + first,
         )
         new = {name: getattr(result, name).cpu() for name in _COLUMNS[:-1]} | {"image": keys[rows]}
-        columns = {name: torch.cat([columns[name], new[name]]) for name in _COLUMNS}
+        columns = {name: torch.cat([columns[name][:first], new[name]]) for name in _COLUMNS}
         save = require("safetensors.torch", "lab").save
         write_file(file, save(columns, metadata={"skreg.evaluation": json.dumps(facts)}))
         told(len(columns["success"]))
     return StoredResult(**{name: columns[name][: len(images)] for name in _COLUMNS[:-1]})
 
 
-def _read(file: Path, facts: dict[str, str], keys: Tensor) -> dict[str, Tensor]:
-    """The columns in the file, none of them with a row where there is no file."""
+def describe(weights: str, attack: str, preset: str, eps: float | None, seed: int) -> dict[str, str]:
+    """What all rows of a file depend on, as it is recorded there; `weights` is from `hash_weights`."""
+    return {
+        "format": str(FORMAT),
+        "skreg": __version__,
+        "weights": weights,
+        "attack": attack,
+        "preset": preset,
+        "eps": repr(eps),
+        "seed": str(seed),
+    }
+
+
+def read_matching(file: Path, facts: dict[str, str], keys: Tensor) -> dict[str, Tensor]:
+    """The columns in the file, none of them with a row where there is no file.
+
+    Raises:
+        RunError: the file is damaged, or holds results of other facts (`describe`) or images (`hash_images`).
+    """
     if not file.exists():
         empty = torch.zeros(0, dtype=torch.float64)
         return {"success": empty.bool(), "l0": empty, "l2": empty, "linf": empty, "image": empty.long()}
@@ -152,11 +174,31 @@ def _open(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             facts: dict[str, Any] = json.loads((opened.metadata() or {})["skreg.evaluation"])
-            return facts, {name: opened.get_tensor(name) for name in _COLUMNS}
+            columns = {name: opened.get_tensor(name) for name in _COLUMNS}
+        _check_content(facts, columns)
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise RunError(
             f"{file}: damaged or no result of skreg ({error}); move it away, and it is made again"
         ) from error
+    return facts, columns
+
+
+def _check_content(facts: object, columns: dict[str, Tensor]) -> None:
+    """Check what holds for the results of every attack (`AttackResult`): distances are finite where it succeeded."""
+    if not isinstance(facts, dict):
+        raise ValueError(f"its metadata: expected an object, found {type(facts).__name__}")
+    rows = len(columns["image"].flatten())
+    for name, column in columns.items():
+        if column.shape != (rows,) or column.dtype != _DTYPES[name]:
+            raise ValueError(
+                f"{name}: expected [{rows}] x {_DTYPES[name]}, found {list(column.shape)} x {column.dtype}"
+            )
+    for name in ("l0", "l2", "linf"):
+        column = columns[name]
+        wrong = (column.isfinite() != columns["success"]) | ~(column >= 0)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise ValueError(f"image {row}: success is {bool(columns['success'][row])}, {name} is {float(column[row])}")
 
 
 def hash_weights(model: nn.Module) -> str:
@@ -168,7 +210,7 @@ def hash_weights(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _hash_images(images: Tensor, labels: Tensor) -> Tensor:
+def hash_images(images: Tensor, labels: Tensor) -> Tensor:
     """A number for each image with its label (N, int64)."""
     pixels = images.detach().cpu().contiguous().numpy()
     keys = [

@@ -16,7 +16,9 @@ from skreg.evaluation import (
     evaluate_model,
     find_warnings,
     run_attack,
+    store,
 )
+from skreg.training import RunError
 
 from .conftest import GRADIENT_ATTACKS
 
@@ -166,7 +168,7 @@ def test_foolbox_is_missed_before_any_work(make_linear, grey_images, monkeypatch
     def require(name, extra):
         raise ModuleNotFoundError(f"{name} {extra}")
 
-    monkeypatch.setattr("skreg.evaluation.evaluate.require", require)
+    monkeypatch.setattr("skreg.evaluation.planned.require", require)
     options = {"eps": 0.1, "preset": "foolbox3"}
     labels = torch.zeros(12, dtype=torch.int64)
     with pytest.raises(ModuleNotFoundError, match="foolbox lab"):
@@ -288,3 +290,17 @@ def test_dictionary_is_json_and_complete(evaluation):
     assert record["attacks"][1]["accuracy"]["count"] == 0
     assert record["layers"][0].keys() == {"name", "roughness", "high_frequency_share", "norm"}
     assert record["warnings"] == []
+
+
+def test_conflicts_are_found_before_the_first_attack(make_linear, grey_images, tmp_path, monkeypatch):
+    model = make_linear(2)
+    labels = model(grey_images).argmax(dim=1)
+    evaluate_model(model, grey_images, labels, eps=0.02, attacks=["fgsm"], folder=tmp_path)
+    (tmp_path / "eps1-pgd_ce.safetensors").write_bytes(b"damaged")
+    monkeypatch.setattr(store, "run_attack", None)  # nothing may be attacked
+    options = {"eps": 0.02, "folder": tmp_path}
+    with pytest.raises(RunError, match=r"eps1-pgd_ce\.safetensors: damaged .*; move it away, and it is made again$"):
+        evaluate_model(model, grey_images, labels, attacks=["deepfool_l2"], **options)
+    with pytest.raises(RunError, match=r"eps0\.02-fgsm\.safetensors holds results of other data.*\. 4 more files"):
+        evaluate_model(model, grey_images.flip(0), labels.flip(0), attacks=["deepfool_l2"], **options)
+    assert not (tmp_path / "paper-deepfool_l2.safetensors").exists()

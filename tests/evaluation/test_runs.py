@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from skreg import cli
+from skreg.cli.attacks import attack_names
 from skreg.data import load
 from skreg.evaluation import ATTACKS, PAPER_BOUNDS, as_dict, evaluate_runs, robust_accuracy, store, write_results
 from skreg.training import RunError, TrainConfig, train
@@ -139,9 +140,9 @@ def test_command_reports_errors_on_one_line(run, tmp_path):
 
 
 def test_groups_of_attacks():
-    assert cli.evaluate._attacks("paper") == list(ATTACKS)
-    assert cli.evaluate._attacks("all") == [*ATTACKS, "autoattack"]
-    assert cli.evaluate._attacks(" fast, cw") == ["fgsm", "pgd", "deepfool_l2", "deepfool_linf", "adef", "cw"]
+    assert attack_names("paper") == list(ATTACKS)
+    assert attack_names("all") == [*ATTACKS, "autoattack"]
+    assert attack_names(" fast, cw") == ["fgsm", "pgd", "deepfool_l2", "deepfool_linf", "adef", "cw"]
 
 
 def test_missing_package_is_named_before_the_work(run, monkeypatch):
@@ -153,10 +154,12 @@ def test_missing_package_is_named_before_the_work(run, monkeypatch):
 
 
 def test_a_model_that_overflowed_is_named(run, tmp_path, nan_model, monkeypatch):
+    copy = tmp_path / "VR"  # without results, which would be of other weights
+    shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("evaluation*"))
     monkeypatch.setattr(type(run), "load_model", lambda self, which, device: nan_model)
-    result = skreg("evaluate", run.path, "--attacks", "fgsm", "--limit", 4)
+    result = skreg("evaluate", copy, "--attacks", "fgsm", "--limit", 4)
     assert result.exit_code == 1
-    assert f"{run.path}: the model's logits are NaN or infinite for 4 of 4 images" in result.stderr
+    assert f"{copy}: the model's logits are NaN or infinite for 4 of 4 images" in result.stderr
 
 
 def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(run, tmp_path, monkeypatch):
@@ -200,7 +203,7 @@ def test_a_kill_loses_no_finished_batch(run, tmp_path):
     process.wait()
     kept = load_file(file)["linf"]
     assert 0 < len(kept) <= 40
-    evaluate_runs([copy], attacks=["deepfool_linf"], limit=40, batch_size=40, device="cpu")
+    evaluate_runs([copy], attacks=["deepfool_linf"], limit=len(kept) + 1, batch_size=1, device="cpu")
     assert torch.equal(load_file(file)["linf"][: len(kept)], kept)
     assert not [path for path in (copy / "evaluation").iterdir() if path.name.endswith(".tmp")]
 
@@ -219,3 +222,19 @@ def test_results_of_images_are_kept_and_used_again(run, monkeypatch):
     assert evaluate_runs([run.path], attacks=["salt_pepper"], limit=6) == first
     with pytest.raises(RunError, match=r"paper-salt_pepper\.safetensors holds results of another seed"):
         evaluate_runs([run.path], attacks=["salt_pepper"], limit=6, seed=1)
+
+
+def test_conflicts_in_all_folders_are_found_before_the_first_attack(run, tmp_path, monkeypatch):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for copy in (first, second):
+        shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("evaluation*"))
+    evaluate_runs([second], attacks=["fgsm"], limit=4)
+    before = {file: file.read_bytes() for file in sorted(second.rglob("*")) if file.is_file()}
+    monkeypatch.setattr(store, "run_attack", None)  # nothing may be attacked
+    with pytest.raises(RunError) as raised:
+        evaluate_runs([first, second], attacks=["deepfool_l2"], limit=4, seed=1)
+    message = str(raised.value)
+    assert "eps0.02-fgsm.safetensors holds results of another seed: expected 1, found 0" in message
+    assert f"4 more files cannot be gone on with either: move {second / 'evaluation'} away" in message
+    assert {file: file.read_bytes() for file in sorted(second.rglob("*")) if file.is_file()} == before
+    assert not (first / "evaluation").exists()

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from skreg.evaluation import run_attack, store, stored_attack
 from skreg.training import RunError
@@ -53,16 +56,39 @@ def test_killed_after_any_batch_it_goes_on_to_the_same_bits(toys, tmp_path, monk
     assert not [each for each in tmp_path.iterdir() if each.name.endswith(".tmp")]
 
 
-def test_nothing_is_done_twice_and_more_images_are_added(toys, tmp_path, monkeypatch):
+def test_finished_batches_are_not_done_twice_and_more_images_are_added(toys, tmp_path, monkeypatch):
     model, images, labels = toys
     file = tmp_path / "a.safetensors"
-    few = stored_attack(file, model, images[:5], labels[:5], "fgsm")
+    few = stored_attack(file, model, images[:5], labels[:5], "fgsm", batch_size=5)
     rows = count_attacked(monkeypatch)
     assert torch.equal(stored_attack(file, model, images[:3], labels[:3], "fgsm").l2, few.l2[:3])
     assert rows == []
-    assert torch.equal(stored_attack(file, model, images, labels, "fgsm").l2[:5], few.l2)
-    assert rows == [7]
+    assert torch.equal(stored_attack(file, model, images, labels, "fgsm", batch_size=5).l2[:5], few.l2)
+    assert rows == [5, 2]
     assert len(load_file(file)["l2"]) == 12
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "salt_pepper"])
+def test_grown_step_by_step_it_equals_a_file_made_at_once(toys, tmp_path, monkeypatch, attack):
+    model, images, labels = toys
+    whole, grown = tmp_path / "whole.safetensors", tmp_path / "grown.safetensors"
+    stored_attack(whole, *toys, attack, batch_size=5)
+    rows = count_attacked(monkeypatch)
+    for count in (3, 4, 7, 12):
+        stored_attack(grown, model, images[:count], labels[:count], attack, batch_size=5)
+    assert rows == [3, 4, 5, 2, 5, 2]
+    assert grown.read_bytes() == whole.read_bytes()
+
+
+def test_rows_stay_until_their_batch_is_done_again(toys, tmp_path, monkeypatch):
+    model, images, labels = toys
+    file = tmp_path / "a.safetensors"
+    stored_attack(file, model, images[:7], labels[:7], "fgsm", batch_size=5)
+    before = file.read_bytes()
+    count_attacked(monkeypatch, stop_at=0)
+    with pytest.raises(KeyboardInterrupt):
+        stored_attack(file, *toys, "fgsm", batch_size=5)
+    assert file.read_bytes() == before
 
 
 def test_results_of_something_else_are_refused_and_kept(toys, make_linear, tmp_path, monkeypatch):
@@ -91,6 +117,52 @@ def test_a_damaged_file_is_named(toys, tmp_path):
     file.write_bytes(b"something else")
     with pytest.raises(RunError, match=r"a\.safetensors: damaged or no result of skreg"):
         stored_attack(file, *toys, "fgsm")
+
+
+def damage(file, facts=None, **columns):
+    """Write `file` again with other metadata or columns."""
+    with safe_open(file, framework="pt") as opened:
+        kept = json.loads(opened.metadata()["skreg.evaluation"])
+    metadata = {"skreg.evaluation": json.dumps(kept if facts is None else facts)}
+    save_file(load_file(file) | columns, file, metadata=metadata)
+
+
+def test_damage_that_safetensors_does_not_see_is_found(toys, tmp_path):
+    file = tmp_path / "a.safetensors"
+    stored_attack(file, *toys, "fgsm", eps=0.02)  # some searches fail within so little
+    content, good = file.read_bytes(), load_file(file)
+    assert good["success"].unique().tolist() == [False, True]
+    failed, found = (int((good["success"] == value).nonzero()[0]) for value in (False, True))
+
+    def changed(name, row, value):
+        column = good[name].clone()
+        column[row] = value
+        return {name: column}
+
+    damages = [
+        ({"l0": good["l0"][:5]}, r"l0: expected \[12\] x torch.float64, found \[5\]"),
+        ({"image": good["image"][:5]}, r"success: expected \[5\] x torch.bool, found \[12\]"),
+        ({"l2": good["l2"][:, None]}, r"l2: expected \[12\] x torch.float64, found \[12, 1\]"),
+        ({"success": good["success"].long()}, "expected .* torch.bool, found .* torch.int64"),
+        (changed("success", found, False), f"image {found}: success is False, l0 is"),
+        (changed("success", failed, True), f"image {failed}: success is True, l0 is inf"),
+        (changed("l2", found, torch.inf), f"image {found}: success is True, l2 is inf"),
+        (changed("l2", failed, 1.0), f"image {failed}: success is False, l2 is 1.0"),
+        (changed("linf", failed, torch.nan), f"image {failed}: success is False, linf is nan"),
+        (changed("linf", found, -0.1), f"image {found}: success is True, linf is -0.1"),
+        ({"facts": []}, "metadata: expected an object, found list"),
+        ({"facts": "text"}, "metadata: expected an object, found str"),
+    ]
+    for parts, reason in damages:
+        file.write_bytes(content)
+        damage(file, **parts)
+        with pytest.raises(RunError, match=rf"a\.safetensors: damaged or no result of skreg \(.*{reason}"):
+            stored_attack(file, *toys, "fgsm", eps=0.02)
+        with pytest.raises(RunError, match=reason):
+            store.read_stored(file)
+    file.write_bytes(content)
+    damage(file)
+    store.read_stored(file)
 
 
 def test_an_error_in_the_work_keeps_what_was_finished(toys, nan_model, tmp_path):
