@@ -17,7 +17,7 @@ from skreg.evaluation.attacks import FIXED_IN_FOOLBOX3
 from skreg.evaluation.checks import find_warnings
 from skreg.evaluation.evaluate import Evaluation
 from skreg.evaluation.proportion import Proportion
-from skreg.evaluation.table import to_markdown
+from skreg.evaluation.rendering import to_markdown
 from skreg.training.checkpoint import write_file
 
 KINDS = (".json", ".csv", ".md")
