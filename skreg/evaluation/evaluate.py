@@ -119,6 +119,7 @@ class Evaluation:
         logit_margin: mean distance between the two highest logits.
         logit_scale: mean over images of the standard deviation of the logits.
         layers: a summary a conv weight.
+        variant: what the model was trained as, such as "VR"; empty where that is unknown.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Evaluation:
     logit_margin: float
     logit_scale: float
     layers: tuple[LayerSummary, ...]
+    variant: str = ""
 
 
 def evaluate_model(

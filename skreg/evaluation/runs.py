@@ -94,6 +94,7 @@ def evaluate_runs(
             )
         except FloatingPointError as error:
             raise FloatingPointError(f"{os.fspath(path)}: {error}") from error
+        evaluation = dataclasses.replace(evaluation, variant=run.config.variant)
         write_json(Path(path) / EVALUATION_FILE, as_dict(evaluation))
         evaluations.append(evaluation)
     return evaluations

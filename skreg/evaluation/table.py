@@ -103,22 +103,23 @@ def _table_1(group: Sequence[Evaluation]) -> Table:
 
 
 def _beside_the_paper(group: Sequence[Evaluation]) -> list[Table]:
-    """The paper's numbers under ours, for the models that are called by a variant of its Table 1."""
+    """The paper's numbers under ours, for the models that were trained as a variant of its Table 1."""
     first = group[0]
     if first.preset != "paper":
         return []
     rows = []
     for each in group:
-        if theirs := paper_accuracy(each.data, each.name):
+        if theirs := paper_accuracy(each.data, each.variant):
             ours = {"clean": each.clean} | {summary.attack: summary.accuracy for summary in each.attacks}
-            cells = [f"{100 * share.value:.1f}\npaper {theirs[column]:.1f}" for column, share in ours.items()]
-            rows.append((each.name, *cells))
+            cells = [f"{_percent(share)}\npaper {theirs[column]:.1f}" for column, share in ours.items()]
+            name = each.name if each.name == each.variant else f"{each.name}\n{each.variant}"
+            rows.append((name, str(each.clean.total), *cells))
     if not rows:
         return []
-    columns = ("model", "clean", *(TITLES[s.attack] for s in first.attacks))
+    columns = ("model", "images", "clean", *(TITLES[s.attack] for s in first.attacks))
     note = (
-        "Percent; ours, and the paper's number for the variant that the model is named after. The paper does not say "
-        "which form and strength of the penalty, which seeds and which images made it."
+        "Percent; ours with 95% intervals, and the paper's number for the same variant. The paper does not say which "
+        "form and strength of the penalty, which seeds and which images made it."
     )
     return [Table(f"Beside the paper's Table 1, {first.data}", columns, tuple(rows), note)]
 

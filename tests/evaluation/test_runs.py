@@ -14,8 +14,17 @@ from typer.testing import CliRunner
 
 from skreg import cli
 from skreg.data import load
-from skreg.evaluation import ATTACKS, PAPER_BOUNDS, as_dict, evaluate_runs, robust_accuracy, store, write_results
-from skreg.training import RunError, TrainConfig, train
+from skreg.evaluation import (
+    ATTACKS,
+    PAPER_BOUNDS,
+    as_dict,
+    evaluate_runs,
+    read_evaluation,
+    robust_accuracy,
+    store,
+    write_results,
+)
+from skreg.training import RunError, TrainConfig, load_run, train
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +49,22 @@ def test_result_lies_beside_the_weights(run):
     assert {each.model for each in steps} == {"VR"}
     assert steps[-1].share <= 1
     assert (found.name, found.data, found.eps, found.bound) == ("VR", "four-shapes", 0.02, None)
+    assert read_evaluation(run) == found
     images, labels = load("four-shapes", "test", limit=8)
     assert found.clean == robust_accuracy(run.load_model(), images.float() / 255, labels, [])
     assert not [path for path in run.path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_the_variant_is_the_runs_own_also_where_an_old_file_lacks_it(run, tmp_path):
+    copy = tmp_path / "mine"
+    shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("evaluation*"))
+    (found,) = evaluate_runs([copy], attacks=[], limit=2)
+    assert (found.name, found.variant) == ("mine", "VR")
+    file = copy / "evaluation.json"
+    record = json.loads(file.read_text())
+    assert record.pop("variant") == "VR"
+    file.write_text(json.dumps(record))
+    assert read_evaluation(load_run(copy)) == found
 
 
 def test_the_paper_bounds_two_data_sets():
