@@ -146,6 +146,10 @@ class Evaluation:
     layers: tuple[LayerSummary, ...]
     variant: str = ""
 
+    def is_fixed(self, attack: str) -> bool:
+        """Whether `attack` ran at `eps` alone, where others search for the smallest perturbation."""
+        return self.preset == "foolbox3" and attack in FIXED_IN_FOOLBOX3
+
 
 def evaluate_model(
     model: nn.Module,

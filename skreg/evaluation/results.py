@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from skreg._version import __version__
-from skreg.evaluation.attacks import FIXED_IN_FOOLBOX3
 from skreg.evaluation.checks import find_warnings
 from skreg.evaluation.evaluate import Evaluation
 from skreg.evaluation.proportion import Proportion
@@ -97,9 +96,8 @@ def as_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
 
     rows = [row("clean", evaluation.clean, 0.0)]
     for each in evaluation.attacks:
-        fixed = evaluation.preset == "foolbox3" and each.attack in FIXED_IN_FOOLBOX3
         more = {name: getattr(each, name) for name in CSV_COLUMNS if hasattr(each, name)}
-        eps = evaluation.eps if fixed else evaluation.bound
+        eps = evaluation.eps if evaluation.is_fixed(each.attack) else evaluation.bound
         del more["accuracy"]
         rows.append(row(each.attack, each.accuracy, eps, preset=evaluation.preset, **more))
     for field in dataclasses.fields(evaluation):

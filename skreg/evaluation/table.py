@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from skreg.evaluation.checks import check_at_eps, check_model, check_searches, find_warnings
-from skreg.evaluation.evaluate import Evaluation
+from skreg.evaluation.evaluate import AttackSummary, Evaluation
 from skreg.evaluation.paper import paper_accuracy
 from skreg.evaluation.proportion import Proportion
 
@@ -44,7 +44,7 @@ class Table:
 
 
 def build_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
-    """Table 1, also beside the paper's own, and accuracy at the training eps, one each a data set; then searches,
+    """Table 1, also beside the paper's own, one each a data set, and accuracy at each training eps; then searches,
     gradients and kernels of all.
 
     Raises:
@@ -55,16 +55,25 @@ def build_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
     attacks = {(each.preset, tuple(summary.attack for summary in each.attacks)) for each in evaluations}
     if len(attacks) > 1:
         raise ValueError("one table needs the same attacks and preset for all models; evaluate them together")
-    groups: dict[tuple[str, float | None, float], list[Evaluation]] = {}
-    for each in evaluations:
-        groups.setdefault((each.data, each.bound, each.eps), []).append(each)
-    searched = bool(evaluations[0].attacks)
+
+    def of_table_1(each: Evaluation) -> object:
+        # The searches of preset "paper" know no eps.
+        return each.data, each.bound, each.eps if each.preset == "foolbox3" else None
+
     tables = []
-    for group in groups.values():
-        tables += [_table_1(group), *_beside_the_paper(group)] if searched else []
-        tables.append(_at_eps(group))
-    tables += [_searches(evaluations)] if searched else []
+    for group in _groups(evaluations, of_table_1):
+        tables += [_table_1(group), *_beside_the_paper(group)] if group[0].attacks else []
+        tables += [_at_eps(same) for same in _groups(group, lambda each: each.eps)]
+    tables += [_searches(evaluations)] if _searching(evaluations[0]) else []
     return [*tables, _landscape(evaluations), _kernels(evaluations)]
+
+
+def _groups(evaluations: Sequence[Evaluation], key: Callable[[Evaluation], object]) -> list[list[Evaluation]]:
+    """Those of one key together, in the order in which the keys first come."""
+    groups: dict[object, list[Evaluation]] = {}
+    for each in evaluations:
+        groups.setdefault(key(each), []).append(each)
+    return list(groups.values())
 
 
 def list_warnings(evaluations: Sequence[Evaluation]) -> list[str]:
@@ -79,27 +88,41 @@ def _named(evaluations: Sequence[Evaluation], check: Callable[[Evaluation], list
 def _table_1(group: Sequence[Evaluation]) -> Table:
     """Table 1 of the paper for the models of one data set."""
     first = group[0]
+    at_eps = {s.attack: f"{TITLES[s.attack]}, eps {first.eps:g}" for s in first.attacks if first.is_fixed(s.attack)}
     reach = "at any distance" if first.bound is None else f"within linf {first.bound:g}"
-    columns = ["model", "images", "clean", *(TITLES[s.attack] for s in first.attacks), "failed searches"]
+    columns = ["model", "images", "clean", *({**TITLES, **at_eps}[s.attack] for s in first.attacks), "failed searches"]
     shares = [[each.clean, *(s.accuracy for s in each.attacks)] for each in group]
     rows = [
-        (each.name, str(each.clean.total), *map(_percent, row), f"{failed} of {searches}")
+        (each.name, str(each.clean.total), *map(_percent, row), _failed_searches(each))
         for each, row in zip(group, shares, strict=True)
-        for failed, searches in [(sum(s.failed for s in each.attacks), sum(s.searches for s in each.attacks))]
     ]
-    fixed = f"; FGSM and PGD at eps {first.eps:g}" if first.preset == "foolbox3" else ""
-    note = (
-        f"Percent with 95% intervals; preset {first.preset}{fixed}. Right are images for which a search found no "
-        f"adversarial {reach}: a failed search counts as right, as in the paper. {_best_note(group)}"
-    )
+    fixed = f"; {' and '.join(TITLES[attack] for attack in at_eps)} at eps {first.eps:g}" if at_eps else ""
+    title = f"Table 1: accuracy under attack, {first.data}"
+    note = f"Percent with 95% intervals; preset {first.preset}{fixed}. "
+    if _searching(first):
+        title += f", {reach}"
+        note += (
+            f"Right are images for which a search found no adversarial {reach}: a failed search counts as right, as "
+        )
+        note += "in the paper. "
     return Table(
-        f"Table 1: accuracy under attack, {first.data}, {reach}",
+        title,
         tuple(columns),
         tuple(rows),
-        note.rstrip(),
+        f"{note}{_best_note(group)}".rstrip(),
         tuple(_named(group, check_searches)),
         _best(group, shares, first_column=2),
     )
+
+
+def _searching(evaluation: Evaluation) -> list[AttackSummary]:
+    """Of the attacks of Table 1 those that search for the smallest perturbation."""
+    return [summary for summary in evaluation.attacks if not evaluation.is_fixed(summary.attack)]
+
+
+def _failed_searches(evaluation: Evaluation) -> str:
+    searching = _searching(evaluation)
+    return f"{sum(s.failed for s in searching)} of {sum(s.searches for s in searching)}" if searching else "–"
 
 
 def _beside_the_paper(group: Sequence[Evaluation]) -> list[Table]:
@@ -193,7 +216,7 @@ def _searches(evaluations: Sequence[Evaluation]) -> Table:
             *map(_number, (s.median_l0, s.median_l2, s.median_linf)),
         )
         for each in evaluations
-        for s in each.attacks
+        for s in _searching(each)
     )
     columns = ("model", "attack", "minimises", "searches", "failed", "median l0", "median l2", "median linf")
     note = (
