@@ -55,12 +55,13 @@ def evaluate_runs(
 
     Raises:
         RunError: a path holds no readable run, or the result cannot be written.
-        ValueError: no runs, or a bad option.
+        ValueError: no runs, the same one twice, or a bad option.
         FloatingPointError: a model's logits are not finite; names the run.
         ModuleNotFoundError: an attack's package is missing; names the extra.
     """
     if not paths:
         raise ValueError("paths: expected at least one run folder, found none")
+    _check_distinct(paths)
     # All options and folders first, so that a slip is found before hours of work.
     check_attacks(attacks, preset)
     check_count("batch_size", batch_size)
@@ -98,6 +99,15 @@ def evaluate_runs(
         write_json(Path(path) / EVALUATION_FILE, as_dict(evaluation))
         evaluations.append(evaluation)
     return evaluations
+
+
+def _check_distinct(paths: Sequence[str | os.PathLike[str]]) -> None:
+    folders = [Path(path).resolve() for path in paths]
+    twice = dict.fromkeys(
+        os.fspath(path) for path, folder in zip(paths, folders, strict=True) if folders.count(folder) > 1
+    )
+    if twice:
+        raise ValueError(f"paths: expected each run once, found twice: {', '.join(twice)}; leave one out")
 
 
 def run_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
