@@ -80,9 +80,9 @@ def evaluate(
         raise KeyboardInterrupt(
             "interrupted; finished batches are kept in RUN/evaluation, and the same command goes on from there"
         ) from None
-    if output is not None:
-        write_results(output, evaluations)
     if as_json:
         print_json([as_dict(evaluation) for evaluation in evaluations])
     else:
         print_report(evaluations, Console())
+    if output is not None:  # last, so that a full disk hides nothing
+        write_results(output, evaluations)

@@ -15,6 +15,7 @@ from skreg.evaluation import as_dict, print_report
 from skreg.evaluation.planned import check_attacks
 from skreg.reproduction import GAMMAS, PAPER_VARIANTS, QUICK_RECIPES, RECIPES, STRENGTHS, TUNED_OPTIONS, Options, Recipe
 from skreg.reproduction import reproduce as run_stages
+from skreg.reproduction.folder import finished_besides
 from skreg.training import VARIANTS
 
 
@@ -79,10 +80,13 @@ def reproduce(
     evaluations = run_stages(recipe, folder, options)
     if as_json:
         print_json([as_dict(evaluation) for evaluation in evaluations])
-        return
-    console = Console()
-    print_report(evaluations, console)
-    console.print(f"report: {(folder / 'report').resolve()}", **PLAIN)
+    else:
+        console = Console()
+        print_report(evaluations, console)
+        console.print(f"report: {(folder / 'report').resolve()}", **PLAIN)
+    if others := finished_besides(folder, [evaluation.name for evaluation in evaluations]):
+        text = f"left out of the report, as neither --only nor --seeds asks for them: {', '.join(others)}"
+        Console(stderr=True).print(text, **PLAIN)
 
 
 def _recipe(data: str, quick: bool, attacks: str | None, limit: int | None) -> Recipe:

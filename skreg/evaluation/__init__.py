@@ -15,11 +15,12 @@ from skreg.evaluation.planned import CHOICES
 from skreg.evaluation.progress import ConsoleProgress, Step
 from skreg.evaluation.proportion import Proportion
 from skreg.evaluation.reading import is_evaluated, read_evaluation
+from skreg.evaluation.rendering import markdown_table, print_report, to_markdown
 from skreg.evaluation.results import as_dict, check_results_path, write_results
 from skreg.evaluation.robust import robust_accuracy
 from skreg.evaluation.runs import PAPER_BOUNDS, evaluate_runs
 from skreg.evaluation.store import StoredResult, stored_attack
-from skreg.evaluation.table import Table, build_tables, list_warnings, markdown_table, print_report, to_markdown
+from skreg.evaluation.table import Table, build_tables, list_warnings
 
 __all__ = [
     "ATTACKS",

@@ -16,6 +16,7 @@ from skreg.attacks import attack_mode
 from skreg.evaluation.attacks import (
     ATTACKS,
     EPS_SLACK,
+    FIXED_IN_FOOLBOX3,
     AttackResult,
     check_inputs,
     check_precision,
@@ -123,6 +124,7 @@ class Evaluation:
         logit_margin: mean distance between the two highest logits.
         logit_scale: mean over images of the standard deviation of the logits.
         layers: a summary a conv weight.
+        variant: what the model was trained as, such as "VR"; empty where that is unknown.
     """
 
     name: str
@@ -147,6 +149,11 @@ class Evaluation:
     logit_margin: float
     logit_scale: float
     layers: tuple[LayerSummary, ...]
+    variant: str = ""
+
+    def is_fixed(self, attack: str) -> bool:
+        """Whether `attack` ran at `eps` alone, where others search for the smallest perturbation."""
+        return self.preset == "foolbox3" and attack in FIXED_IN_FOOLBOX3
 
 
 def evaluate_model(

@@ -38,7 +38,8 @@ def read_evaluation(run: Run) -> Evaluation:
         raise RunError(f"{file}: damaged, or of another version of skreg ({error}); {again}") from error
     _check_kernels(run, evaluation, again)
     searches = tuple(_with_infinite_medians(summary) for summary in evaluation.attacks)
-    return dataclasses.replace(evaluation, attacks=searches)
+    # Files of before lack the variant, which the run knows.
+    return dataclasses.replace(evaluation, attacks=searches, variant=run.config.variant)
 
 
 def _check_kernels(run: Run, evaluation: Evaluation, again: str) -> None:

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from skreg._version import __version__
-from skreg.evaluation.attacks import FIXED_IN_FOOLBOX3
 from skreg.evaluation.checks import find_warnings
 from skreg.evaluation.evaluate import Evaluation
 from skreg.evaluation.proportion import Proportion
-from skreg.evaluation.table import to_markdown
-from skreg.training.checkpoint import write_file
+from skreg.evaluation.rendering import to_markdown
+from skreg.training.checkpoint import RunError, write_file
 
 KINDS = (".json", ".csv", ".md")
 CSV_COLUMNS = (
@@ -55,10 +54,20 @@ def check_results_path(path: Path) -> str:
 
     Raises:
         ValueError: the file's name ends in none of them.
+        RunError: it is a folder, or lies where no file can be made.
     """
     kind = path.suffix.lower()
     if kind not in KINDS:
         raise ValueError(f"{path}: the name must end in {', '.join(KINDS[:-1])} or {KINDS[-1]}, found {kind!r}")
+    if path.is_dir():
+        raise RunError(
+            f"{path}: expected the name of a file, found a folder; choose another name, or one in that folder"
+        )
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())  # those below it can be made
+    if not nearest.is_dir():
+        raise RunError(f"{path}: expected a folder to write it to, but {nearest} is a file; choose another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise RunError(f"{path}: expected a folder to write it to, but {nearest} is read-only; choose another place")
     return kind
 
 
@@ -97,9 +106,8 @@ def as_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
 
     rows = [row("clean", evaluation.clean, 0.0)]
     for each in evaluation.attacks:
-        fixed = evaluation.preset == "foolbox3" and each.attack in FIXED_IN_FOOLBOX3
         more = {name: getattr(each, name) for name in CSV_COLUMNS if hasattr(each, name)}
-        eps = evaluation.eps if fixed else evaluation.bound
+        eps = evaluation.eps if evaluation.is_fixed(each.attack) else evaluation.bound
         del more["accuracy"]
         rows.append(row(each.attack, each.accuracy, eps, preset=evaluation.preset, **more))
     for field in dataclasses.fields(evaluation):

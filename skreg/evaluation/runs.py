@@ -60,12 +60,13 @@ def evaluate_runs(
     Raises:
         RunError: a path holds no readable run or results of something else, another process evaluates it, or the
             result cannot be written.
-        ValueError: no runs, or a bad option.
+        ValueError: no runs, the same one twice, or a bad option.
         FloatingPointError: a model's logits are not finite; names the run.
         ModuleNotFoundError: an attack's package is missing; names the extra.
     """
     if not paths:
         raise ValueError("paths: expected at least one run folder, found none")
+    _check_distinct(paths)
     # All options and folders first, so that a slip is found before hours of work.
     check_attacks(attacks, preset)
     check_count("batch_size", batch_size)
@@ -103,6 +104,7 @@ def evaluate_runs(
             )
         except FloatingPointError as error:
             raise FloatingPointError(f"{os.fspath(path)}: {error}") from error
+        evaluation = dataclasses.replace(evaluation, variant=run.config.variant)
         write_json(Path(path) / EVALUATION_FILE, as_dict(evaluation))
         evaluations.append(evaluation)
     return evaluations
@@ -118,6 +120,15 @@ def _load(
     """What is attacked: the run's best weights, with images and labels of its test set."""
     pixels, labels = load(run.config.data, "test", data_root or run.config.data_root, limit)
     return run.load_model("best", device), pixels.to(device).float() / 255, labels.to(device)
+
+
+def _check_distinct(paths: Sequence[str | os.PathLike[str]]) -> None:
+    folders = [Path(path).resolve() for path in paths]
+    twice = dict.fromkeys(
+        os.fspath(path) for path, folder in zip(paths, folders, strict=True) if folders.count(folder) > 1
+    )
+    if twice:
+        raise ValueError(f"paths: expected each run once, found twice: {', '.join(twice)}; leave one out")
 
 
 def run_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:

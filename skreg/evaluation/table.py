@@ -1,20 +1,15 @@
-"""Evaluations as tables for people: on a terminal, or as Markdown."""
+"""Evaluations as tables for people."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from skreg._extras import require
 from skreg.evaluation.checks import check_at_eps, check_model, check_searches, find_warnings
-from skreg.evaluation.evaluate import Evaluation
+from skreg.evaluation.evaluate import AttackSummary, Evaluation
 from skreg.evaluation.paper import paper_accuracy
 from skreg.evaluation.proportion import Proportion
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 # The columns of the paper's Table 1.
 TITLES = {
@@ -49,7 +44,7 @@ class Table:
 
 
 def build_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
-    """Table 1, also beside the paper's own, and accuracy at the training eps, one each a data set; then searches,
+    """Table 1, also beside the paper's own, one each a data set, and accuracy at each training eps; then searches,
     gradients and kernels of all.
 
     Raises:
@@ -60,16 +55,25 @@ def build_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
     attacks = {(each.preset, tuple(summary.attack for summary in each.attacks)) for each in evaluations}
     if len(attacks) > 1:
         raise ValueError("one table needs the same attacks and preset for all models; evaluate them together")
-    groups: dict[tuple[str, float | None, float], list[Evaluation]] = {}
-    for each in evaluations:
-        groups.setdefault((each.data, each.bound, each.eps), []).append(each)
-    searched = bool(evaluations[0].attacks)
+
+    def of_table_1(each: Evaluation) -> object:
+        # The searches of preset "paper" know no eps.
+        return each.data, each.bound, each.eps if each.preset == "foolbox3" else None
+
     tables = []
-    for group in groups.values():
-        tables += [_table_1(group), *_beside_the_paper(group)] if searched else []
-        tables.append(_at_eps(group))
-    tables += [_searches(evaluations)] if searched else []
+    for group in _groups(evaluations, of_table_1):
+        tables += [_table_1(group), *_beside_the_paper(group)] if group[0].attacks else []
+        tables += [_at_eps(same) for same in _groups(group, lambda each: each.eps)]
+    tables += [_searches(evaluations)] if _searching(evaluations[0]) else []
     return [*tables, _landscape(evaluations), _kernels(evaluations)]
+
+
+def _groups(evaluations: Sequence[Evaluation], key: Callable[[Evaluation], object]) -> list[list[Evaluation]]:
+    """Those of one key together, in the order in which the keys first come."""
+    groups: dict[object, list[Evaluation]] = {}
+    for each in evaluations:
+        groups.setdefault(key(each), []).append(each)
+    return list(groups.values())
 
 
 def list_warnings(evaluations: Sequence[Evaluation]) -> list[str]:
@@ -81,106 +85,64 @@ def _named(evaluations: Sequence[Evaluation], check: Callable[[Evaluation], list
     return [f"{each.name}: {warning}" for each in evaluations for warning in check(each)]
 
 
-def print_report(evaluations: Sequence[Evaluation], console: Console) -> None:
-    """Print the tables on a rich console, each with what it fails."""
-    rich_table = require("rich.table", "lab").Table
-    text = require("rich.text", "lab").Text
-    for table in build_tables(evaluations):
-        shown = rich_table(title=table.title, title_justify="left", caption=table.note, caption_justify="left")
-        for index, column in enumerate(table.columns):
-            shown.add_column(text(column), justify="left" if index == 0 else "right")
-        for row in _marked_rows(table):
-            shown.add_row(*(text(_marked(cell, "*"), style="bold") if best else text(cell) for cell, best in row))
-        console.print(shown)
-        for warning in table.warnings:
-            console.print(text(f"warning: {warning}", style="yellow"))
-        console.print()
-    if not list_warnings(evaluations):
-        console.print(text(PASSED))
-
-
-def _marked_rows(table: Table) -> Iterator[list[tuple[str, bool]]]:
-    """The rows, each cell with whether it is to be marked."""
-    for i, row in enumerate(table.rows):
-        yield [(cell, (i, j) in table.best) for j, cell in enumerate(row)]
-
-
-def _marked(cell: str, before: str, after: str = "") -> str:
-    """The cell with marks around its first line."""
-    first, *rest = cell.split("\n")
-    return "\n".join([f"{before}{first}{after}", *rest])
-
-
-def to_markdown(evaluations: Sequence[Evaluation]) -> str:
-    """The tables in Markdown, each with what it fails."""
-    parts = [markdown_table(table) for table in build_tables(evaluations)]
-    if not list_warnings(evaluations):
-        parts.append(PASSED)
-    return "\n\n".join(parts) + "\n"
-
-
-def markdown_table(table: Table) -> str:
-    """A heading, the table, its note and its warnings in Markdown."""
-    lines = [f"### {table.title}", "", _markdown_row(table.columns)]
-    lines.append("|:---" + "|---:" * (len(table.columns) - 1) + "|")
-    lines += [
-        _markdown_row([_marked(cell, "**", "**") if best else cell for cell, best in row])
-        for row in _marked_rows(table)
-    ]
-    if table.note:
-        lines += ["", table.note]
-    if table.warnings:
-        lines += ["", *(f"- warning: {warning}" for warning in table.warnings)]
-    return "\n".join(lines)
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |"
-
-
 def _table_1(group: Sequence[Evaluation]) -> Table:
     """Table 1 of the paper for the models of one data set."""
     first = group[0]
+    at_eps = {s.attack: f"{TITLES[s.attack]}, eps {first.eps:g}" for s in first.attacks if first.is_fixed(s.attack)}
     reach = "at any distance" if first.bound is None else f"within linf {first.bound:g}"
-    columns = ["model", "images", "clean", *(TITLES[s.attack] for s in first.attacks), "failed searches"]
+    columns = ["model", "images", "clean", *({**TITLES, **at_eps}[s.attack] for s in first.attacks), "failed searches"]
     shares = [[each.clean, *(s.accuracy for s in each.attacks)] for each in group]
     rows = [
-        (each.name, str(each.clean.total), *map(_percent, row), f"{failed} of {searches}")
+        (each.name, str(each.clean.total), *map(_percent, row), _failed_searches(each))
         for each, row in zip(group, shares, strict=True)
-        for failed, searches in [(sum(s.failed for s in each.attacks), sum(s.searches for s in each.attacks))]
     ]
-    fixed = f"; FGSM and PGD at eps {first.eps:g}" if first.preset == "foolbox3" else ""
-    note = (
-        f"Percent with 95% intervals; preset {first.preset}{fixed}. Right are images for which a search found no "
-        f"adversarial {reach}: a failed search counts as right, as in the paper. {_best_note(group)}"
-    )
+    fixed = f"; {' and '.join(TITLES[attack] for attack in at_eps)} at eps {first.eps:g}" if at_eps else ""
+    title = f"Table 1: accuracy under attack, {first.data}"
+    note = f"Percent with 95% intervals; preset {first.preset}{fixed}. "
+    if _searching(first):
+        title += f", {reach}"
+        note += (
+            f"Right are images for which a search found no adversarial {reach}: a failed search counts as right, as "
+        )
+        note += "in the paper. "
     return Table(
-        f"Table 1: accuracy under attack, {first.data}, {reach}",
+        title,
         tuple(columns),
         tuple(rows),
-        note.rstrip(),
+        f"{note}{_best_note(group)}".rstrip(),
         tuple(_named(group, check_searches)),
         _best(group, shares, first_column=2),
     )
 
 
+def _searching(evaluation: Evaluation) -> list[AttackSummary]:
+    """Of the attacks of Table 1 those that search for the smallest perturbation."""
+    return [summary for summary in evaluation.attacks if not evaluation.is_fixed(summary.attack)]
+
+
+def _failed_searches(evaluation: Evaluation) -> str:
+    searching = _searching(evaluation)
+    return f"{sum(s.failed for s in searching)} of {sum(s.searches for s in searching)}" if searching else "–"
+
+
 def _beside_the_paper(group: Sequence[Evaluation]) -> list[Table]:
-    """The paper's numbers under ours, for the models that are called by a variant of its Table 1."""
+    """The paper's numbers under ours, for the models that were trained as a variant of its Table 1."""
     first = group[0]
     if first.preset != "paper":
         return []
     rows = []
     for each in group:
-        if theirs := paper_accuracy(each.data, each.name):
+        if theirs := paper_accuracy(each.data, each.variant):
             ours = {"clean": each.clean} | {summary.attack: summary.accuracy for summary in each.attacks}
-            cells = [f"{100 * share.value:.1f}\npaper {theirs[column]:.1f}" for column, share in ours.items()]
-            rows.append((each.name, *cells))
+            cells = [f"{_percent(share)}\npaper {theirs[column]:.1f}" for column, share in ours.items()]
+            name = each.name if each.name == each.variant else f"{each.name}\n{each.variant}"
+            rows.append((name, str(each.clean.total), *cells))
     if not rows:
         return []
-    columns = ("model", "clean", *(TITLES[s.attack] for s in first.attacks))
+    columns = ("model", "images", "clean", *(TITLES[s.attack] for s in first.attacks))
     note = (
-        "Percent; ours, and the paper's number for the variant that the model is named after. The paper does not say "
-        "which form and strength of the penalty, which seeds and which images made it."
+        "Percent; ours with 95% intervals, and the paper's number for the same variant. The paper does not say which "
+        "form and strength of the penalty, which seeds and which images made it."
     )
     return [Table(f"Beside the paper's Table 1, {first.data}", columns, tuple(rows), note)]
 
@@ -254,7 +216,7 @@ def _searches(evaluations: Sequence[Evaluation]) -> Table:
             *map(_number, (s.median_l0, s.median_l2, s.median_linf)),
         )
         for each in evaluations
-        for s in each.attacks
+        for s in _searching(each)
     )
     columns = ("model", "attack", "minimises", "searches", "failed", "median l0", "median l2", "median linf")
     note = (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from skreg.training import Run, RunError, load_run
+from skreg.training import Run, RunError, list_runs, load_run
 
 RECIPE_FILE = "recipe.json"
 TUNING_FILE = "tuning.json"
@@ -30,6 +30,12 @@ def load_runs(paths: Sequence[str | os.PathLike[str]]) -> list[Run]:
     for path in paths:
         runs += _first_seed(Path(path)) if is_reproduction(path) else [load_run(path)]
     return runs
+
+
+def finished_besides(folder: str | os.PathLike[str], names: Collection[str]) -> list[str]:
+    """The names of a reproduction's finished runs that are not among `names`."""
+    others = [path for path in sorted(Path(folder, RUNS_FOLDER).iterdir()) if path.is_dir() and path.name not in names]
+    return [path.name for path in others for run in list_runs(path) if run.state == "finished"]
 
 
 def _first_seed(folder: Path) -> list[Run]:

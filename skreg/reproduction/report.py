@@ -30,8 +30,11 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("results.json", "tables.md", "tables.csv"):
         write_results(folder / name, evaluations)
+    seeds = folder / "seeds.md"
     if any(run.config.seed for run in runs.values()):
-        write_file(folder / "seeds.md", seeds_markdown(runs, evaluations).encode())
+        write_file(seeds, seeds_markdown(runs, evaluations).encode())
+    else:
+        seeds.unlink(missing_ok=True)  # of another call, for other runs
     told("figures")
     first = [run for run in runs.values() if run.config.seed == 0]
     page = build_report(first, only=recipe.figures, numbers=folder / "numbers", progress=told)
@@ -47,10 +50,12 @@ def seeds_table(runs: Mapping[str, Run], evaluations: Sequence[Evaluation]) -> T
     for variant, group in by_variant.items():
         columns = [[each.clean for each in group]]
         columns += [[each.attacks[index].accuracy for each in group] for index in range(len(group[0].attacks))]
-        columns += [[each.pgd_at_eps for each in group]]
-        rows.append((variant, str(len(group)), *(_mean_and_deviation(column) for column in columns)))
+        at_eps = [each.pgd_at_eps for each in group]
+        means = [_mean_and_deviation(column) for column in columns]
+        # The seeds of a variant share its eps; the variants of a recipe need not.
+        rows.append((variant, str(len(group)), *means, f"{group[0].eps:g}", _mean_and_deviation(at_eps)))
     first = evaluations[0]
-    header = ("model", "seeds", "clean", *(summary.attack for summary in first.attacks), f"PGD eps {first.eps:g}")
+    header = ("model", "seeds", "clean", *(summary.attack for summary in first.attacks), "eps", "PGD at eps")
     note = "Percent: mean, and the standard deviation between seeds (not the interval of one mean)."
     return Table(f"Accuracy over seeds, {first.data}", header, tuple(rows), note)
 

@@ -15,8 +15,17 @@ from typer.testing import CliRunner
 from skreg import cli
 from skreg.cli.attacks import attack_names
 from skreg.data import load
-from skreg.evaluation import ATTACKS, PAPER_BOUNDS, as_dict, evaluate_runs, robust_accuracy, store, write_results
-from skreg.training import RunError, TrainConfig, train
+from skreg.evaluation import (
+    ATTACKS,
+    PAPER_BOUNDS,
+    as_dict,
+    evaluate_runs,
+    read_evaluation,
+    robust_accuracy,
+    store,
+    write_results,
+)
+from skreg.training import RunError, TrainConfig, load_run, train
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +50,22 @@ def test_result_lies_beside_the_weights(run):
     assert {each.model for each in steps} == {"VR"}
     assert steps[-1].share <= 1
     assert (found.name, found.data, found.eps, found.bound) == ("VR", "four-shapes", 0.02, None)
+    assert read_evaluation(run) == found
     images, labels = load("four-shapes", "test", limit=8)
     assert found.clean == robust_accuracy(run.load_model(), images.float() / 255, labels, [])
     assert not [path for path in run.path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_the_variant_is_the_runs_own_also_where_an_old_file_lacks_it(run, tmp_path):
+    copy = tmp_path / "mine"
+    shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("evaluation*"))
+    (found,) = evaluate_runs([copy], attacks=[], limit=2)
+    assert (found.name, found.variant) == ("mine", "VR")
+    file = copy / "evaluation.json"
+    record = json.loads(file.read_text())
+    assert record.pop("variant") == "VR"
+    file.write_text(json.dumps(record))
+    assert read_evaluation(load_run(copy)) == found
 
 
 def test_the_paper_bounds_two_data_sets():
@@ -61,6 +83,8 @@ def test_runs_of_one_name_are_told_apart(run, tmp_path):
 def test_errors_come_before_the_work(run, tmp_path):
     with pytest.raises(ValueError, match="at least one run"):
         evaluate_runs([])
+    with pytest.raises(ValueError, match=r"each run once, found twice: .*VR, .*VR/\.; leave one out"):
+        evaluate_runs([run.path, f"{run.path}/."])
     with pytest.raises(ValueError, match="attack must be one of"):
         evaluate_runs([run.path], attacks=["c&w"])
     with pytest.raises(ValueError, match="preset must be one of"):
@@ -137,6 +161,38 @@ def test_command_reports_errors_on_one_line(run, tmp_path):
     result = skreg("evaluate", run.path, "--limit", -1)
     assert result.exit_code == 2
     assert "--limit: expected a number of images, or 0 for all, found -1" in result.stderr
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(run, tmp_path, monkeypatch):
+    def error(output):
+        result = skreg("evaluate", run.path, "--attacks", "fgsm", "--limit", 4, "--output", output)
+        assert result.exit_code == 1
+        assert "images" not in result.stderr
+        return result.stderr
+
+    (tmp_path / "d.json").mkdir()
+    (tmp_path / "file").touch()
+    assert "d.json: expected the name of a file, found a folder" in error(tmp_path / "d.json")
+    assert f"to write it to, but {tmp_path / 'file'} is a file" in error(tmp_path / "file" / "r.json")
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    assert f"to write it to, but {tmp_path} is read-only" in error(tmp_path / "new" / "r.json")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_result_is_shown_also_where_its_file_cannot_be_written(run, tmp_path, monkeypatch, options):
+    def full(path, evaluations):
+        raise RunError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(cli.evaluate, "write_results", full)
+    arguments = ["evaluate", run.path, "--attacks", "fgsm", "--limit", 4, "--output", tmp_path / "r.json"]
+    result = skreg(*arguments, *options)
+    assert result.exit_code == 1
+    assert "No space left on device" in result.stderr
+    if options:
+        assert json.loads(result.stdout)[0]["name"] == "VR"
+    else:
+        assert "Table 1: accuracy under attack, four-shapes" in result.stdout
 
 
 def test_groups_of_attacks():

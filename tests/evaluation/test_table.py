@@ -33,15 +33,39 @@ def test_the_papers_numbers_stand_beside_ours(evaluation):
     def tables(**changes):
         return [t for t in build_tables([changed(evaluation, **changes)]) if t.title.startswith("Beside")]
 
-    assert tables() == tables(data="fashion-mnist", name="mine") == tables(data="mnist", name="VH") == []
-    assert tables(data="mnist", name="VR", preset="foolbox3") == []
-    (table,) = tables(data="fashion-mnist", name="vr")
-    assert table.columns == ("model", "clean", "FGSM", "PGD", "DF l2", "DF linf")
-    cells = [cell.split("\n") for cell in table.rows[0][1:]]
-    assert [below for _, below in cells] == ["paper 88.5", "paper 0.9", "paper 7.5", "paper 75.8", "paper 63.5"]
-    assert [above for above, _ in cells] == [
+    # By what was trained, whatever the folder is called.
+    assert tables(variant="V") == tables(data="fashion-mnist", name="V") == tables(data="mnist", variant="VH") == []
+    assert tables(data="mnist", variant="VR", preset="foolbox3") == []
+    (table,) = tables(data="fashion-mnist", name="fmnist-vr", variant="VR")
+    assert table.columns == ("model", "images", "clean", "FGSM", "PGD", "DF l2", "DF linf")
+    assert table.rows[0][:3] == ("fmnist-vr\nVR", "12", "83.3\n55–95\npaper 88.5")
+    cells = [cell.split("\n") for cell in table.rows[0][2:]]
+    assert [cell[-1] for cell in cells] == ["paper 88.5", "paper 0.9", "paper 7.5", "paper 75.8", "paper 63.5"]
+    assert [cell[0] for cell in cells] == [
         f"{100 * share.value:.1f}" for share in (evaluation.clean, *(s.accuracy for s in evaluation.attacks))
     ]
+    assert tables(data="mnist", name="VR", variant="VR")[0].rows[0][0] == "VR"
+
+
+def test_attacks_at_one_eps_are_not_called_searches(evaluation):
+    missed = tuple(dataclasses.replace(s, failed=3) if s.attack == "fgsm" else s for s in evaluation.attacks)
+    today = changed(evaluation, preset="foolbox3", attacks=missed)
+    table_1, _, searches, *_ = build_tables([today])
+    assert table_1.columns[3:] == ("FGSM, eps 0.02", "PGD, eps 0.02", "DF l2", "DF linf", "failed searches")
+    assert "preset foolbox3; FGSM and PGD at eps 0.02. Right are" in table_1.note
+    assert table_1.rows[0][-1] == "0 of 20"
+    assert [row[1] for row in searches.rows] == ["DF l2", "DF linf"]
+
+    table_1, *_ = build_tables([changed(today, attacks=missed[1:3])])  # PGD and DeepFool
+    assert "preset foolbox3; PGD at eps 0.02. Right" in table_1.note
+    table_1, *_ = build_tables([changed(today, attacks=missed[2:])])  # DeepFool alone
+    assert "eps" not in table_1.note
+
+    tables = build_tables([changed(today, attacks=missed[:2])])  # nothing searches
+    assert tables[0].title == "Table 1: accuracy under attack, toys"
+    assert tables[0].note == "Percent with 95% intervals; preset foolbox3; FGSM and PGD at eps 0.02."
+    assert tables[0].rows[0][-1] == "–"
+    assert not [table for table in tables if table.title.startswith("Searches")]
 
 
 def test_the_best_of_a_column_is_marked_unless_a_guess_is_as_good(evaluation):
@@ -89,6 +113,23 @@ def test_data_sets_have_tables_of_their_own(evaluation):
         "Table 1: accuracy under attack, others, within linf 0.1",
         "Accuracy within linf 0.3, others",
     ]
+
+
+def test_runs_of_several_eps_share_what_does_not_depend_on_it(evaluation):
+    fashion = changed(evaluation, data="fashion-mnist", variant="V")
+    other = changed(fashion, name="VR", variant="VR", eps=0.3, clean=Proportion(12, 12))
+    tables = build_tables([fashion, other])
+    assert [table.title for table in tables[:4]] == [
+        "Table 1: accuracy under attack, fashion-mnist, at any distance",
+        "Beside the paper's Table 1, fashion-mnist",
+        "Accuracy within linf 0.02, fashion-mnist",
+        "Accuracy within linf 0.3, fashion-mnist",
+    ]
+    assert [len(table.rows) for table in tables[:4]] == [2, 2, 1, 1]
+    assert (1, 2) in tables[0].best
+    today = build_tables([changed(each, preset="foolbox3") for each in (fashion, other)])
+    assert [len(table.rows) for table in today[:4]] == [1, 1, 1, 1]
+    assert [table.columns[3] for table in today[:3:2]] == ["FGSM, eps 0.02", "FGSM, eps 0.3"]
 
 
 def test_without_searches_there_is_no_table_1(evaluation):

@@ -191,6 +191,25 @@ def test_command(tmp_path):
 
 
 @pytest.mark.usefixtures("tiny_net")
+def test_fewer_runs_leave_no_stale_seeds_and_are_told_apart_from_the_rest(tmp_path):
+    sets = ["limit=40", "epochs=1", "net=tiny", "validation_attack_images=4", "validation_attack_steps=1"]
+    options = ["--quick", "--limit", 1, "--attacks", "deepfool_l2", "-o", tmp_path / "o", "--set=V.eps=0.2"]
+    command = ["reproduce", "four-shapes", *options, *(f"--set={pair}" for pair in sets)]
+    result = skreg(*command, "--only", "V,VR", "--seeds", 2)
+    assert result.exit_code == 0, result.output
+    assert "left out" not in result.stderr
+    seeds = tmp_path / "o" / "report" / "seeds.md"
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in seeds.read_text().splitlines()[2:6]]
+    assert cells[0][-2:] == ["eps", "PGD at eps"]
+    assert [(row[0], row[1], row[-2]) for row in cells[2:]] == [("V", "2", "0.2"), ("VR", "2", "0.1")]
+
+    result = skreg(*command, "--only", "VR", "--json")
+    assert [each["name"] for each in json.loads(result.stdout)] == ["VR"]
+    assert "left out of the report, as neither --only nor --seeds asks for them: V, V-seed1, VR-seed1" in result.stderr
+    assert not seeds.exists()
+
+
+@pytest.mark.usefixtures("tiny_net")
 def test_command_sets_options_of_single_variants(tmp_path):
     tiny = ["limit=40", "epochs=1", "net=tiny", "validation_attack_images=4"]
     sets = ["TR.strength=10", "gamma=2", "T.gamma=0.5", *tiny]
