@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from skreg.evaluation.attacks import FIXED_IN_FOOLBOX3
 from skreg.evaluation.evaluate import Evaluation
 
 # exp(-16.6) is half of float32's rounding at 1: at a wider margin the softmax of the label rounds to 1, and its part
@@ -52,11 +51,7 @@ def check_searches(evaluation: Evaluation) -> list[str]:
     """Whether the searches for adversarial images did what such a search must."""
     warnings = []
     by_name = {summary.attack: summary for summary in evaluation.attacks}
-    searching = [
-        summary
-        for summary in evaluation.attacks
-        if not (evaluation.preset == "foolbox3" and summary.attack in FIXED_IN_FOOLBOX3)
-    ]
+    searching = [summary for summary in evaluation.attacks if not evaluation.is_fixed(summary.attack)]
     failed = {each.attack: each.failed for each in searching if each.failed}
     if failed:
         counts = ", ".join(f"{attack} {count}" for attack, count in failed.items())
