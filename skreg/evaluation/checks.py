@@ -10,9 +10,9 @@ WIDE_MARGIN = 16.6
 
 # What a failed search of each kind tells of. DeepFool and ADef step onto the boundary, from either side of it.
 _FAILURES = {
-    ("fgsm", "pgd", "cw"): "found a gradient without use",
-    ("deepfool_l2", "deepfool_linf", "adef"): "stopped on the boundary, or found a gradient without use",
-    ("salt_pepper",): "drew too little noise",
+    ("fgsm", "pgd", "cw"): "a gradient without use",
+    ("deepfool_l2", "deepfool_linf", "adef"): "a stop on the boundary, or a gradient without use",
+    ("salt_pepper",): "too little noise",
 }
 
 
@@ -56,13 +56,13 @@ def check_searches(evaluation: Evaluation) -> list[str]:
     if failed:
         counts = ", ".join(f"{attack} {count}" for attack, count in failed.items())
         reasons = "; ".join(
-            f"{' and '.join(found)} {reason}"
+            f"{', '.join(found)}: {reason}"
             for attacks, reason in _FAILURES.items()
             if (found := [attack for attack in attacks if attack in failed])
         )
         warnings.append(
             f"searches that found no adversarial at any distance, of {searching[0].searches} each: {counts}. They "
-            f"count as right here, as in the paper, but tell of the search, not of a robust model: {reasons}"
+            f"count as right here, as in the paper, but tell of the search, not of a robust model ({reasons})"
         )
     if {"fgsm", "pgd"} <= by_name.keys():
         fgsm, pgd = by_name["fgsm"].accuracy, by_name["pgd"].accuracy

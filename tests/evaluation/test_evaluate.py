@@ -225,8 +225,8 @@ def test_failed_searches_tell_of_what_the_attack_does(evaluation):
     (found,) = find_warnings(changed(evaluation, attacks=attacks))
     assert "pgd 2, adef 2, salt_pepper 2" in found
     assert found.endswith(
-        "pgd found a gradient without use; adef stopped on the boundary, or found a gradient without use; "
-        "salt_pepper drew too little noise"
+        "(pgd: a gradient without use; adef: a stop on the boundary, or a gradient without use; "
+        "salt_pepper: too little noise)"
     )
     (found,) = find_warnings(changed(evaluation, attacks=attacks[2:]))
     assert "gradient" not in found
