@@ -22,7 +22,7 @@ def attack_names(text: str) -> list[str]:
     Raises:
         typer.BadParameter: an unknown name; lists those there are.
     """
-    names = split_names(text) or []
+    names = split_names(text)
     for name in names:
         if name not in CHOICES and name not in GROUPS:
             raise typer.BadParameter(

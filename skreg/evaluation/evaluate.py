@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -205,11 +206,11 @@ def evaluate_model(
 
     def attacked(each: PlannedAttack) -> Result:
         told = steps.begin(each.attack, "" if each.eps is None else f" at eps {each.eps:g}")
-        common = {"preset": each.preset, "eps": each.eps, "batch_size": batch_size, "seed": seed}
-        if folder is None:
-            return run_attack(model, images, labels, each.attack, **common)  # type: ignore[arg-type]
-        file = folder / each.file_name
-        return stored_attack(file, model, images, labels, each.attack, progress=told, **common)  # type: ignore[arg-type]
+        run: Callable[..., Result] = run_attack
+        if folder is not None:
+            run = functools.partial(stored_attack, folder / each.file_name, progress=told)
+        options = {"preset": each.preset, "eps": each.eps, "batch_size": batch_size, "seed": seed}
+        return run(model, images, labels, each.attack, **options)
 
     with contextlib.nullcontext() if folder is None else locked(folder):
         if folder is not None:

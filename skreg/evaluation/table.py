@@ -101,10 +101,8 @@ def _table_1(group: Sequence[Evaluation]) -> Table:
     note = f"Percent with 95% intervals; preset {first.preset}{fixed}. "
     if _searching(first):
         title += f", {reach}"
-        note += (
-            f"Right are images for which a search found no adversarial {reach}: a failed search counts as right, as "
-        )
-        note += "in the paper. "
+        note += f"Right are images for which a search found no adversarial {reach}: "
+        note += "a failed search counts as right, as in the paper. "
     return Table(
         title,
         tuple(columns),
