@@ -7,6 +7,7 @@ rank 0 alone reads and writes the run folder.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ T = TypeVar("T")
 
 # Modules with fewer parameters than this are gathered together with what holds them.
 _LEAST_SHARDED = 1_000_000
+_SECONDS_FOR_THREADS = 0.1
 
 
 class StoppedByMain(RuntimeError):
@@ -117,6 +119,9 @@ def join_group(device: str) -> Iterator[Group]:
         raise
     # After an error the others are not waited for: they find this process gone, and end too.
     dist.destroy_process_group()
+    # FSDP's mesh keeps the group, and so the threads of gloo. One that has yet to drop the tensors of its last call
+    # needs the interpreter for it, and aborts the process where that has gone (pytorch/pytorch#190489).
+    time.sleep(_SECONDS_FOR_THREADS)
 
 
 def shard(model: nn.Module, device: str, group: Group) -> None:

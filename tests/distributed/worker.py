@@ -34,7 +34,7 @@ def main() -> None:
         with open(sys.argv[1], "w", encoding="utf-8") as file:
             json.dump(report, file)
     dist.barrier()
-    # Not the interpreter's own end: a process aborted in a launch (once in some sixty), probably in its teardown.
+    # Not the interpreter's own end: a thread of gloo that then drops a tensor aborts (pytorch/pytorch#190489).
     os._exit(0)
 
 
