@@ -7,7 +7,7 @@ import os
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # before there is a group: its default arguments would keep that, and gloo's threads
+import torch.distributed.nn  # before the group exists: its default arguments would keep it, and its threads, alive
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 # Modules with fewer parameters than this are gathered together with what holds them.
 _LEAST_SHARDED = 1_000_000
-_SECONDS_FOR_THREADS = 0.1
+_SECONDS_TO_DROP_TENSORS = 0.1
 
 
 class StoppedByMain(RuntimeError):
@@ -119,9 +119,9 @@ def join_group(device: str) -> Iterator[Group]:
         raise
     # After an error the others are not waited for: they find this process gone, and end too.
     dist.destroy_process_group()
-    # FSDP's mesh keeps the group, and so the threads of gloo. One that has yet to drop the tensors of its last call
-    # needs the interpreter for it, and aborts the process where that has gone (pytorch/pytorch#190489).
-    time.sleep(_SECONDS_FOR_THREADS)
+    # DTensor's caches keep FSDP's mesh, so the group, so the threads of gloo. One that has yet to drop the tensors of
+    # its last call needs the interpreter for it, and aborts the process where that has gone (pytorch/pytorch#190489).
+    time.sleep(_SECONDS_TO_DROP_TENSORS)
 
 
 def shard(model: nn.Module, device: str, group: Group) -> None:

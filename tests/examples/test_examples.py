@@ -65,7 +65,7 @@ def test_ddp_makes_kernels_smoother_and_its_processes_agree():
         "CUDA_VISIBLE_DEVICES": "",  # two processes need not find two GPUs
         "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
     }
-    command = [*launch, str(EXAMPLES / "ddp.py")]
+    command = [*launch, str(ROOT / "tests" / "gloo_threads.py"), str(EXAMPLES / "ddp.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     before, after = roughness(done.stdout)

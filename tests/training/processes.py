@@ -70,5 +70,7 @@ def fail(folder: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[2:] == ["fail"]:
         fail(Path(sys.argv[1]))
+    elif sys.argv[2:] == ["join"]:
+        train(config("V"), sys.argv[1])
     else:
         main(Path(sys.argv[1]), sys.argv[2:])

@@ -168,6 +168,13 @@ def test_sigterm_ends_all_processes_and_loses_nothing(tmp_path):
     assert read_checkpoint(run / "last.pt")["epoch"] == len(load_run(run).log) >= 1
 
 
+def test_the_group_ends_with_its_threads(tmp_path):
+    process = launch(2, SCRIPT.parents[1] / "gloo_threads.py", SCRIPT, tmp_path / "run", "join")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert load_run(tmp_path / "run").log
+
+
 def test_a_process_that_fails_ends_the_others(tmp_path):
     process = launch(2, SCRIPT, tmp_path / "run", "fail")
     output, _ = process.communicate(timeout=300)
