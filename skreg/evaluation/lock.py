@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from skreg.training.checkpoint import RunError
 
@@ -28,16 +29,10 @@ def locked(folder: Path) -> Iterator[None]:
         RunError: another process holds the lock, or its file cannot be made in a folder that can be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
+    file = None if fcntl is None else _open(folder / LOCK_FILE)
+    if file is None:
         yield
         return
-    try:
-        file = (folder / LOCK_FILE).open("ab")
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):  # nobody can write there, but results can be read
-            yield
-            return
-        raise RunError(f"cannot write {folder / LOCK_FILE}: {error.strerror or error}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,3 +43,13 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError:
             pass  # the file system has no locks
         yield
+
+
+def _open(path: Path) -> IO[bytes] | None:
+    """The lock's file; None where nobody can write, so that results can be read there."""
+    try:
+        return path.open("ab")
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return None
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error

@@ -89,8 +89,9 @@ def _table_1(group: Sequence[Evaluation]) -> Table:
     """Table 1 of the paper for the models of one data set."""
     first = group[0]
     at_eps = {s.attack: f"{TITLES[s.attack]}, eps {first.eps:g}" for s in first.attacks if first.is_fixed(s.attack)}
+    titles = TITLES | at_eps
     reach = "at any distance" if first.bound is None else f"within linf {first.bound:g}"
-    columns = ["model", "images", "clean", *({**TITLES, **at_eps}[s.attack] for s in first.attacks), "failed searches"]
+    columns = ["model", "images", "clean", *(titles[s.attack] for s in first.attacks), "failed searches"]
     shares = [[each.clean, *(s.accuracy for s in each.attacks)] for each in group]
     rows = [
         (each.name, str(each.clean.total), *map(_percent, row), _failed_searches(each))
