@@ -44,25 +44,29 @@ def test_orders_come_from_the_seed(log):
     assert order(1) != order(2)
 
 
-def test_times_are_seconds_a_call(log):
-    times = time_interleaved(
-        {"slow": lambda: time.sleep(0.01), "fast": lambda: time.sleep(0.001)}, rounds=3, seconds=10
-    )
-    assert 0.01 <= min(times["slow"]) < 0.1
-    assert 0.001 <= min(times["fast"]) < 0.01
+@pytest.fixture
+def take(monkeypatch):
+    """Takes seconds, of a clock that nothing else moves."""
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def take(seconds):
+        now[0] += seconds
+
+    return take
 
 
-def test_short_calls_repeat_within_a_sample(monkeypatch):
-    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 2e-3)
-    count = 0
+def test_times_are_seconds_a_call(take):
+    times = time_interleaved({"slow": lambda: take(0.25), "fast": lambda: take(0.125)}, rounds=3, seconds=10)
+    assert times == {"slow": [0.25] * 3, "fast": [0.125] * 3}
 
-    def call():
-        nonlocal count
-        count += 1
 
-    times = time_interleaved({"short": call}, rounds=3, seconds=10)
-    assert count > 100
-    assert max(times["short"]) < 1e-3  # a call, not a sample
+def test_short_calls_repeat_within_a_sample(take, monkeypatch):
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 1.0)
+    calls = []
+    times = time_interleaved({"short": lambda: calls.append(take(2**-6))}, rounds=3, seconds=10)
+    assert times == {"short": [2**-6] * 3}  # a call, not a sample
+    assert len(calls) == 4 + 3 * 64  # to warm up and to find out how short, and then three samples
 
 
 def test_cold_calls_once_a_sample_and_without_warm_up(log):

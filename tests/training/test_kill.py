@@ -9,6 +9,7 @@ import random
 import resource
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,9 +33,12 @@ CONFIG = TrainConfig(
 TIMES = ("seconds", "images_per_second")
 
 
-def run_in_child(config, folder, file_size=None):
+def run_in_child(config, folder, file_size=None, signal_at=None):
+    """Train; `signal_at` is the name of a file and a signal that the process gets once that file is there."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if signal_at is not None:
+        raise_once_written(*signal_at)
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -46,6 +50,19 @@ def run_in_child(config, folder, file_size=None):
     except Terminated as error:
         (folder.parent / "error").write_text(str(error))
         os._exit(143)
+
+
+def raise_once_written(name, number):
+    """From now on the first file of this name, moved to its place, is followed by the signal."""
+    replace, raised = os.replace, []
+
+    def replace_and_raise(source, target):
+        replace(source, target)
+        if Path(target).name == name and not raised:
+            raised.append(name)
+            os.kill(os.getpid(), number)
+
+    os.replace = replace_and_raise
 
 
 @pytest.fixture(scope="module")
@@ -163,11 +180,9 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_when_there_is_room(context, who
 
 def test_a_disk_that_fills_up_later_keeps_the_last_good_checkpoint(context, whole, tmp_path):
     folder = tmp_path / "run"
-    child = start(context, CONFIG, folder)
-    while not (folder / "previous.pt").exists():
-        time.sleep(0.01)
-    child.kill()
-    child.join()
+    child = start(context, CONFIG, folder, signal_at=("previous.pt", signal.SIGKILL))
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
     child = start(context, CONFIG, folder, file_size=1_000_000)
     child.join(60)
     assert child.exitcode == 1
@@ -178,10 +193,7 @@ def test_a_disk_that_fills_up_later_keeps_the_last_good_checkpoint(context, whol
 
 def test_sigterm_ends_between_steps_and_the_run_goes_on(context, whole, tmp_path):
     folder = tmp_path / "run"
-    child = start(context, CONFIG, folder)
-    while not (folder / "log.jsonl").exists():
-        time.sleep(0.01)
-    child.terminate()
+    child = start(context, CONFIG, folder, signal_at=("log.jsonl", signal.SIGTERM))
     child.join(60)
     assert child.exitcode == 143
     assert "go on with --resume" in (tmp_path / "error").read_text()
