@@ -12,7 +12,7 @@ WIDE_MARGIN = 16.6
 _FAILURES = {
     ("fgsm", "pgd", "cw"): "a gradient without use",
     ("deepfool_l2", "deepfool_linf", "adef"): "a stop on the boundary, or a gradient without use",
-    ("salt_pepper",): "too little noise",
+    ("salt_pepper",): "a model that takes noise for their class, or too little of it",
 }
 
 

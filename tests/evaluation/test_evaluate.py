@@ -226,7 +226,7 @@ def test_failed_searches_tell_of_what_the_attack_does(evaluation):
     assert "pgd 2, adef 2, salt_pepper 2" in found
     assert found.endswith(
         "(pgd: a gradient without use; adef: a stop on the boundary, or a gradient without use; "
-        "salt_pepper: too little noise)"
+        "salt_pepper: a model that takes noise for their class, or too little of it)"
     )
     (found,) = find_warnings(changed(evaluation, attacks=attacks[2:]))
     assert "gradient" not in found
