@@ -4,19 +4,19 @@
 
 Each run's best weights meet the same first test images. Of every image's gradient of cross-entropy: roughness (D / E,
 squared differences of neighbouring pixels over squares) and the share of its energy at high frequencies, both as for
-kernels (`skreg.statistics`), so that the length of the gradient does not count. Means over images, with 95% intervals.
+kernels (`skreg.statistics`), so that the length of the gradient does not count. Means over the images
+whose gradient is not zero, with 95% intervals.
 White noise of 28 x 28 has a roughness of 3.86 and a share of 75%.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from study import write_csv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,7 +24,6 @@ from skreg import reference
 from skreg.data import load
 from skreg.statistics import high_frequency_energy
 from skreg.training import load_run
-from skreg.training.checkpoint import write_file
 
 BATCH = 250
 COLUMNS = ("run", "images", "zero", "roughness", "roughness_interval", "high", "high_interval")
@@ -80,11 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--limit", type=int, default=1000, help="test images")
     options = parser.parse_args(arguments)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(measure(path, options.limit) for path in options.runs)
-    write_file(options.output, text.getvalue().encode())
+    write_csv(options.output, [measure(path, options.limit) for path in options.runs])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,18 @@ from torch import nn
 
 from skreg.training import TrainConfig, train
 
+pytest.importorskip("matplotlib")
 FILE = Path(__file__).resolve().parents[2] / "docs" / "results" / "gradients.py"
 
 
-@pytest.fixture(scope="module")
-def gradients():
+@pytest.fixture
+def gradients(monkeypatch):
+    monkeypatch.syspath_prepend(str(FILE.parent))
     specification = importlib.util.spec_from_file_location("gradients", FILE)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    return module
+    yield module
+    sys.modules.pop("study", None)
 
 
 def test_gradients_of_a_linear_net_are_its_templates(gradients):
